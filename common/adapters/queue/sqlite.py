@@ -1,0 +1,293 @@
+"""The queue on SQLite: every process of one machine, durable against the death of any of them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import sqlite3
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from common.clock import Clock, system_clock
+from common.model import QueueName, WakeUp
+from common.ports.queue import DeadLetter, Delivery, Depth, LeaseLostError
+from common.storage.data_folder import DataFolder
+from common.storage.doorbell import Doorbell, Doorbells
+from common.storage.sqlite_database import SqliteDatabase
+from common.wire import DamagedDataError, wake_up_from_json, wake_up_to_json
+
+__all__ = ["SqliteQueue"]
+
+_SAFETY_POLL_SECONDS = 2.0  # what a ring that was lost with its sender costs at most
+
+_SCHEMA = (
+    """CREATE TABLE IF NOT EXISTS messages (
+        id TEXT PRIMARY KEY,
+        queue TEXT NOT NULL,
+        body TEXT NOT NULL,
+        sent_at REAL NOT NULL,
+        visible_at REAL NOT NULL,
+        receive_count INTEGER NOT NULL,
+        leased INTEGER NOT NULL,
+        receipt TEXT,
+        receiver TEXT
+    ) WITHOUT ROWID""",
+    # Its first three columns order what is received; with all of them depth() reads nothing else.
+    """CREATE INDEX IF NOT EXISTS messages_by_time
+        ON messages (queue, visible_at, id, leased, sent_at)""",
+    """CREATE TABLE IF NOT EXISTS dead_letters (
+        id TEXT PRIMARY KEY,
+        queue TEXT NOT NULL,
+        body TEXT NOT NULL,
+        reason TEXT NOT NULL,
+        receive_count INTEGER NOT NULL,
+        died_at REAL NOT NULL
+    ) WITHOUT ROWID""",
+)
+_INSERT = """INSERT INTO messages
+    (id, queue, body, sent_at, visible_at, receive_count, leased) VALUES (?, ?, ?, ?, ?, 0, 0)"""
+_NEXT = """SELECT id, body, receive_count, sent_at FROM messages
+    WHERE queue = ? AND visible_at <= ? ORDER BY visible_at, id LIMIT ?"""
+_LEASE = """UPDATE messages SET visible_at = ?, receipt = ?, receiver = ?, leased = 1,
+    receive_count = receive_count + 1 WHERE id = ?"""
+_EXTEND = "UPDATE messages SET visible_at = ? WHERE id = ? AND receipt = ?"
+_ACK = "DELETE FROM messages WHERE id = ? AND receipt = ?"
+_FREE = """UPDATE messages SET visible_at = ?, receipt = NULL, receiver = NULL, leased = 0
+    WHERE id = ? AND receipt = ?"""
+_BURY = """INSERT INTO dead_letters SELECT id, queue, body, ?, receive_count, ? FROM messages
+    WHERE id = ? AND receipt = ?"""
+# A freed message goes back to its place in line; its old receipt is worth nothing any more.
+_RECLAIM = """UPDATE messages SET visible_at = min(sent_at, ?), receipt = NULL, receiver = NULL,
+    leased = 0, receive_count = max(receive_count - ?, 0)
+    WHERE leased = 1 AND (? IS NULL OR receiver = ?)"""
+_DEPTH = """SELECT
+    count(*) FILTER (WHERE visible_at <= :now),
+    count(*) FILTER (WHERE visible_at > :now AND leased),
+    count(*) FILTER (WHERE visible_at > :now AND NOT leased),
+    min(sent_at) FILTER (WHERE visible_at <= :now OR NOT leased)
+    FROM messages WHERE queue = :queue"""
+_DEAD = """SELECT id, queue, body, reason, receive_count, died_at FROM dead_letters
+    WHERE id > ? ORDER BY id LIMIT ?"""
+_REVIVE = """INSERT INTO messages (id, queue, body, sent_at, visible_at, receive_count, leased)
+    SELECT id, queue, body, ?, ?, 0, 0 FROM dead_letters WHERE id = ?"""
+
+
+class SqliteQueue:
+    """Implements Queue and ReclaimingQueue in a data folder.
+
+    Messages are received in the order in which they became deliverable. A message that cannot
+    be read (a newer program's) goes to the dead letters and can be redriven after an upgrade.
+
+    `receiver` names this process in the leases it takes, for reclaim(). `clock` gives seconds
+    since the epoch; it is also called from the writer's thread.
+    Sends survive the death of any process; a loss of power may take the last of them, which the
+    sweeper sends again from the registry.
+    """
+
+    def __init__(self, folder: DataFolder, *, receiver: str, clock: Clock = system_clock) -> None:
+        self._database = SqliteDatabase(folder.queue_path, _SCHEMA, durable=False)
+        self._doorbells = Doorbells(folder.run_path / "doorbells")
+        self._receiver = receiver
+        self._clock = clock
+        self._last_id_microseconds = 0
+
+    async def close(self) -> None:
+        """Wakes who waits in receive(); that raises TransientError from then on."""
+        self._doorbells.close()
+        await self._database.close()
+
+    async def send(
+        self, queue: QueueName, wake_ups: Sequence[WakeUp], *, delay_seconds: float = 0.0
+    ) -> None:
+        now = self._clock()
+        rows = [
+            (self._new_id(now), queue.value, wake_up_to_json(w), now, now + delay_seconds)
+            for w in wake_ups
+        ]
+        if rows:
+            await self._database.write(lambda db: db.executemany(_INSERT, rows).rowcount)
+            self._doorbells.ring(queue)
+
+    async def receive(
+        self, queue: QueueName, *, limit: int, visibility_seconds: float, wait_seconds: float
+    ) -> list[Delivery]:
+        if limit < 1:
+            raise ValueError(f"limit must be at least 1, not {limit}")
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + wait_seconds
+        bell = self._doorbells.listen(queue) if wait_seconds > 0 else None
+        while True:
+            rings = bell.rings if bell else 0
+            deliveries = await self._take(queue, limit, visibility_seconds)
+            remaining_seconds = deadline - loop.time()
+            if deliveries or bell is None or remaining_seconds <= 0:
+                return deliveries
+            await self._wait_for_more(queue, bell, rings, remaining_seconds)
+
+    async def extend(self, delivery: Delivery, visibility_seconds: float) -> None:
+        def extend(db: sqlite3.Connection) -> None:
+            until = self._clock() + visibility_seconds
+            _must_hold(delivery, db.execute(_EXTEND, (until, *_lease(delivery))))
+
+        await self._database.write(extend)
+
+    async def ack(self, delivery: Delivery) -> None:
+        await self._database.write(
+            lambda db: _must_hold(delivery, db.execute(_ACK, _lease(delivery)))
+        )
+
+    async def retry_later(self, delivery: Delivery, delay_seconds: float) -> None:
+        def free(db: sqlite3.Connection) -> None:
+            visible_at = self._clock() + delay_seconds
+            _must_hold(delivery, db.execute(_FREE, (visible_at, *_lease(delivery))))
+
+        await self._database.write(free)
+        self._doorbells.ring(delivery.queue)
+
+    async def dead_letter(self, delivery: Delivery, reason: str) -> None:
+        await self._bury(delivery.message_id, delivery.receipt, reason)
+
+    async def depth(self, queue: QueueName) -> Depth:
+        now = self._clock()
+        waiting, in_flight, delayed, oldest_sent_at = await self._database.read(
+            lambda db: _only_row(db.execute(_DEPTH, {"now": now, "queue": queue.value}))
+        )
+        age_seconds = 0.0 if oldest_sent_at is None else max(0.0, now - oldest_sent_at)
+        return Depth(
+            waiting=waiting, in_flight=in_flight, delayed=delayed, oldest_age_seconds=age_seconds
+        )
+
+    async def dead_letters(self, *, limit: int, after: str | None = None) -> list[DeadLetter]:
+        rows = await self._database.read(
+            lambda db: db.execute(_DEAD, (after or "", limit)).fetchall()
+        )
+        return [_dead_letter_of(row) for row in rows]
+
+    async def dead_letter_count(self) -> int:
+        row = await self._database.read(
+            lambda db: _only_row(db.execute("SELECT count(*) FROM dead_letters"))
+        )
+        return int(row[0])
+
+    async def redrive(self, message_ids: Sequence[str]) -> int:
+        def redrive(db: sqlite3.Connection) -> list[str]:
+            return [queue for message_id in message_ids for queue in self._revive(db, message_id)]
+
+        queues = await self._database.write(redrive)
+        self._ring_all(queues)
+        return len(queues)
+
+    async def reclaim(self, *, receiver: str | None = None, refund: bool = False) -> int:
+        def reclaim(db: sqlite3.Connection) -> int:
+            return db.execute(_RECLAIM, (self._clock(), int(refund), receiver, receiver)).rowcount
+
+        freed = await self._database.write(reclaim)
+        if freed:
+            self._ring_all(queue.value for queue in QueueName)
+        return freed
+
+    async def _take(
+        self, queue: QueueName, limit: int, visibility_seconds: float
+    ) -> list[Delivery]:
+        receipt = secrets.token_hex(8)  # a message and its receipt are compared together
+
+        def take(db: sqlite3.Connection) -> list[Any]:
+            now = self._clock()
+            rows = db.execute(_NEXT, (queue.value, now, limit)).fetchall()
+            until = now + visibility_seconds
+            db.executemany(_LEASE, [(until, receipt, self._receiver, row[0]) for row in rows])
+            return rows
+
+        deliveries = []
+        for message_id, body, receive_count, sent_at in await self._database.write(take):
+            try:
+                wake_up = wake_up_from_json(body)
+            except DamagedDataError as error:
+                with contextlib.suppress(LeaseLostError):
+                    await self._bury(message_id, receipt, f"unreadable: {error}")
+                continue
+            deliveries.append(
+                Delivery(
+                    queue=queue,
+                    message_id=message_id,
+                    receipt=receipt,
+                    wake_up=wake_up,
+                    receive_count=receive_count + 1,
+                    sent_at=sent_at,
+                )
+            )
+        return deliveries
+
+    async def _wait_for_more(
+        self, queue: QueueName, bell: Doorbell, rings: int, remaining_seconds: float
+    ) -> None:
+        """Until it rings, or a hidden message becomes visible, or it is time to look anyway."""
+        row = await self._database.read(
+            lambda db: _only_row(
+                db.execute("SELECT min(visible_at) FROM messages WHERE queue = ?", (queue.value,))
+            )
+        )
+        hidden_seconds = _SAFETY_POLL_SECONDS if row[0] is None else row[0] - self._clock()
+        await bell.wait(
+            rings=rings,
+            timeout_seconds=max(0.0, min(remaining_seconds, hidden_seconds, _SAFETY_POLL_SECONDS)),
+        )
+
+    async def _bury(self, message_id: str, receipt: str, reason: str) -> None:
+        def bury(db: sqlite3.Connection) -> None:
+            buried = db.execute(_BURY, (reason, self._clock(), message_id, receipt))
+            _must_hold(message_id, buried)
+            db.execute(_ACK, (message_id, receipt))
+
+        await self._database.write(bury)
+
+    def _revive(self, db: sqlite3.Connection, message_id: str) -> list[str]:
+        """The queue it went back to; none if there is no such dead letter."""
+        row = db.execute("SELECT queue FROM dead_letters WHERE id = ?", (message_id,)).fetchone()
+        if row is None:
+            return []
+        now = self._clock()
+        db.execute(_REVIVE, (now, now, message_id))
+        db.execute("DELETE FROM dead_letters WHERE id = ?", (message_id,))
+        return [row[0]]
+
+    def _ring_all(self, queues: Iterable[str]) -> None:
+        for queue in set(queues):
+            self._doorbells.ring(queue)
+
+    def _new_id(self, now: float) -> str:
+        """Sorts by age, also within one microsecond and when the clock steps back."""
+        self._last_id_microseconds = max(self._last_id_microseconds + 1, int(now * 1_000_000))
+        return f"{self._last_id_microseconds:014x}{secrets.token_hex(5)}"
+
+
+def _lease(delivery: Delivery) -> tuple[str, str]:
+    return delivery.message_id, delivery.receipt
+
+
+def _must_hold(message: Delivery | str, changed: sqlite3.Cursor) -> None:
+    if changed.rowcount == 0:
+        name = message if isinstance(message, str) else message.message_id
+        raise LeaseLostError(f"the receipt of message {name} is stale: it was freed or taken again")
+
+
+def _only_row(cursor: sqlite3.Cursor) -> tuple[Any, ...]:
+    rows = cursor.fetchall()  # to the end, so that the statement holds no snapshot open
+    return tuple(rows[0])
+
+
+def _dead_letter_of(row: tuple[Any, ...]) -> DeadLetter:
+    message_id, queue, body, reason, receive_count, died_at = row
+    try:
+        wake_up = wake_up_from_json(body)
+    except DamagedDataError:
+        wake_up = WakeUp(namespace="", document_id=body, version=0)  # for a person to look at
+    return DeadLetter(
+        message_id=message_id,
+        source=QueueName(queue),
+        wake_up=wake_up,
+        reason=reason,
+        receive_count=receive_count,
+        died_at=died_at,
+    )

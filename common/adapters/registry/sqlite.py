@@ -1,0 +1,216 @@
+"""The registry on SQLite: a row is a column of JSON, beside it what is compared and searched."""
+
+from __future__ import annotations
+
+import base64
+import sqlite3
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from common.model import DocumentKey, EmbeddingProfile, Row, Status
+from common.ports.registry import NamespaceCounts, Page
+from common.storage.sqlite_database import SqliteDatabase
+from common.wire import profile_from_json, profile_to_json, row_from_json, row_to_json
+
+__all__ = ["SqliteRegistry"]
+
+_KEYS_PER_QUERY = 500
+_CURSOR_MARK = b"after:"
+_LAST_CODE_POINT = "\U0010ffff"
+_LAST_BEFORE_SURROGATES = "\ud7ff"
+_FIRST_AFTER_SURROGATES = "\ue000"
+
+# Text is compared as UTF-8 bytes (SQLite's BINARY), which is the order of code points.
+_SCHEMA = (
+    """CREATE TABLE IF NOT EXISTS rows (
+        namespace TEXT NOT NULL,
+        document_id TEXT NOT NULL,
+        revision INTEGER NOT NULL,
+        status TEXT NOT NULL,
+        updated_at REAL NOT NULL,
+        sweep_at REAL,
+        chunk_count INTEGER NOT NULL,
+        body TEXT NOT NULL,
+        PRIMARY KEY (namespace, document_id)
+    )""",
+    # With chunk_count in it, counts() reads nothing else.
+    """CREATE INDEX IF NOT EXISTS rows_by_status
+        ON rows (namespace, status, document_id, chunk_count)""",
+    """CREATE INDEX IF NOT EXISTS rows_by_sweep ON rows (sweep_at) WHERE sweep_at IS NOT NULL""",
+    """CREATE TABLE IF NOT EXISTS namespaces (
+        namespace TEXT PRIMARY KEY,
+        profile TEXT NOT NULL
+    )""",
+)
+_INSERT = """INSERT INTO rows
+    (revision, status, updated_at, sweep_at, chunk_count, body, namespace, document_id)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"""
+_UPDATE = """UPDATE rows SET
+    revision = ?, status = ?, updated_at = ?, sweep_at = ?, chunk_count = ?, body = ?
+    WHERE namespace = ? AND document_id = ? AND revision = ?"""
+_DELETE = "DELETE FROM rows WHERE namespace = ? AND document_id = ? AND revision = ?"
+_GET = "SELECT body FROM rows WHERE namespace = ? AND document_id = ?"
+_DUE = """SELECT body FROM rows WHERE sweep_at IS NOT NULL AND sweep_at <= ?
+    ORDER BY sweep_at LIMIT ?"""
+_COUNTS = """SELECT namespace, status, count(*), sum(chunk_count) FROM rows
+    GROUP BY namespace, status ORDER BY namespace, status"""
+_BIND = "INSERT INTO namespaces (namespace, profile) VALUES (?, ?) ON CONFLICT DO NOTHING"
+_BOUND = "SELECT profile FROM namespaces WHERE namespace = ?"
+
+
+class SqliteRegistry:
+    """Implements Registry in one file. Every commit is synced to the disk."""
+
+    def __init__(self, path: Path) -> None:
+        self._database = SqliteDatabase(path, _SCHEMA, durable=True)
+
+    async def close(self) -> None:
+        await self._database.close()
+
+    async def get(self, key: DocumentKey) -> Row | None:
+        found = await self._database.read(
+            lambda db: db.execute(_GET, (key.namespace, key.document_id)).fetchall()
+        )
+        return row_from_json(found[0][0]) if found else None
+
+    async def get_many(self, keys: Sequence[DocumentKey]) -> dict[DocumentKey, Row]:
+        def get_many(db: sqlite3.Connection) -> list[str]:
+            return [body for query in _queries(keys) for (body,) in db.execute(*query).fetchall()]
+
+        rows = map(row_from_json, await self._database.read(get_many))
+        return {row.key: row for row in rows}
+
+    async def put_if(self, row: Row) -> Row | None:
+        stored = replace(row, revision=row.revision + 1)
+        values = _values_of(stored)
+
+        def put(db: sqlite3.Connection) -> bool:
+            if row.revision == 0:
+                return db.execute(_INSERT, values).rowcount == 1
+            return db.execute(_UPDATE, (*values, row.revision)).rowcount == 1
+
+        return stored if await self._database.write(put) else None
+
+    async def delete_if(self, row: Row) -> bool:
+        condition = (row.key.namespace, row.key.document_id, row.revision)
+        return await self._database.write(lambda db: db.execute(_DELETE, condition).rowcount == 1)
+
+    async def scan(
+        self,
+        namespace: str,
+        *,
+        status: Status | None = None,
+        prefix: str = "",
+        cursor: str | None = None,
+        limit: int = 100,
+    ) -> Page:
+        """Raises ValueError for a cursor that no earlier page gave."""
+        after = None if cursor is None else _document_id_of(cursor)
+        query = _scan_query(namespace, status, prefix, after, limit + 1)
+        found = await self._database.read(lambda db: db.execute(*query).fetchall())
+        rows = [row_from_json(body) for (body,) in found[:limit]]
+        more = len(found) > limit
+        return Page(rows, _cursor_of(rows[-1].key.document_id) if more else None)
+
+    async def due(self, *, before: float, limit: int) -> list[Row]:
+        found = await self._database.read(lambda db: db.execute(_DUE, (before, limit)).fetchall())
+        return [row_from_json(body) for (body,) in found]
+
+    async def bind_namespace(self, namespace: str, profile: EmbeddingProfile) -> EmbeddingProfile:
+        def bound(db: sqlite3.Connection) -> list[Any]:
+            return db.execute(_BOUND, (namespace,)).fetchall()
+
+        def bind(db: sqlite3.Connection) -> list[Any]:
+            db.execute(_BIND, (namespace, profile_to_json(profile)))
+            return bound(db)
+
+        # It is bound once and read ever after: the read spares the file's only write lock.
+        found = await self._database.read(bound) or await self._database.write(bind)
+        return profile_from_json(found[0][0])
+
+    async def namespaces(self) -> dict[str, EmbeddingProfile]:
+        found = await self._database.read(
+            lambda db: db.execute(
+                "SELECT namespace, profile FROM namespaces ORDER BY namespace"
+            ).fetchall()
+        )
+        return {namespace: profile_from_json(profile) for namespace, profile in found}
+
+    async def counts(self) -> list[NamespaceCounts]:
+        found = await self._database.read(lambda db: db.execute(_COUNTS).fetchall())
+        documents: dict[str, dict[Status, int]] = {}
+        chunks: dict[str, int] = {}
+        for namespace, status, count, chunk_count in found:
+            documents.setdefault(namespace, {})[Status(status)] = count
+            chunks[namespace] = chunks.get(namespace, 0) + chunk_count
+        return [NamespaceCounts(name, documents[name], chunks[name]) for name in documents]
+
+
+def _values_of(row: Row) -> tuple[Any, ...]:
+    return (
+        row.revision,
+        row.status.value,
+        row.updated_at,
+        row.sweep_at,
+        row.applied.chunk_count,
+        row_to_json(row),
+        row.key.namespace,
+        row.key.document_id,
+    )
+
+
+def _queries(keys: Sequence[DocumentKey]) -> Iterator[tuple[str, list[str]]]:
+    """Queries of bounded size that together find all keys, each within one namespace."""
+    by_namespace: dict[str, list[str]] = {}
+    for key in dict.fromkeys(keys):
+        by_namespace.setdefault(key.namespace, []).append(key.document_id)
+    for namespace, ids in by_namespace.items():
+        for start in range(0, len(ids), _KEYS_PER_QUERY):
+            part = ids[start : start + _KEYS_PER_QUERY]
+            marks = ",".join("?" * len(part))
+            query = f"SELECT body FROM rows WHERE namespace = ? AND document_id IN ({marks})"  # noqa: S608 - only question marks go in
+            yield query, [namespace, *part]
+
+
+def _scan_query(
+    namespace: str, status: Status | None, prefix: str, after: str | None, limit: int
+) -> tuple[str, list[str | int]]:
+    conditions, values = ["namespace = ?", "document_id >= ?"], [namespace, prefix]
+    if status is not None:
+        conditions.append("status = ?")
+        values.append(status.value)
+    if (end := _end_of_prefix(prefix)) is not None:
+        conditions.append("document_id < ?")
+        values.append(end)
+    if after is not None:
+        conditions.append("document_id > ?")
+        values.append(after)
+    where = " AND ".join(conditions)
+    query = f"SELECT body FROM rows WHERE {where} ORDER BY document_id LIMIT ?"  # noqa: S608 - the conditions are those above
+    return query, [*values, limit]
+
+
+def _end_of_prefix(prefix: str) -> str | None:
+    """The first text after all those that begin with `prefix`; None: nothing comes after them."""
+    stem = prefix.rstrip(_LAST_CODE_POINT)
+    if not stem:
+        return None
+    last = stem[-1]
+    following = _FIRST_AFTER_SURROGATES if last == _LAST_BEFORE_SURROGATES else chr(ord(last) + 1)
+    return stem[:-1] + following
+
+
+def _cursor_of(document_id: str) -> str:
+    return base64.urlsafe_b64encode(_CURSOR_MARK + document_id.encode()).decode("ascii")
+
+
+def _document_id_of(cursor: str) -> str:
+    try:
+        data = base64.b64decode(cursor, altchars=b"-_", validate=True)
+        if data.startswith(_CURSOR_MARK):
+            return data.removeprefix(_CURSOR_MARK).decode()
+    except ValueError as error:
+        raise ValueError(f"{cursor!r} is not a cursor that an earlier page gave") from error
+    raise ValueError(f"{cursor!r} is not a cursor that an earlier page gave")

@@ -1,0 +1,43 @@
+"""The blob port: bytes under a key; raw documents and packs."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from common.ports.errors import PortError, TransientError
+
+__all__ = ["BlobInfo", "BlobNotFoundError", "BlobStore", "TransientError"]
+
+
+class BlobNotFoundError(PortError):
+    """There is no blob under this key."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlobInfo:
+    key: str
+    size_bytes: int
+    modified_at: float
+
+
+class BlobStore(Protocol):
+    """Keys are ASCII path segments joined by '/'. Raises TransientError when out of reach."""
+
+    async def put(self, key: str, data: bytes) -> None:
+        """Store whole or not at all. When it returns the bytes survive a loss of power.
+
+        Putting a key again refreshes its modification time: blob collection spares the young.
+        """
+
+    async def get(self, key: str) -> bytes:
+        """Raises BlobNotFoundError."""
+
+    async def exists(self, key: str) -> bool: ...
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        """Missing keys are no error."""
+
+    def list(self, prefix: str) -> AsyncIterator[BlobInfo]:
+        """All blobs whose key begins with `prefix` (whole path segments), in any order."""

@@ -1,0 +1,66 @@
+"""The registry port: one row a document, compare-and-set only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from common.model import DocumentKey, EmbeddingProfile, Row, Status
+from common.ports.errors import TransientError
+
+__all__ = ["NamespaceCounts", "Page", "Registry", "TransientError"]
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Rows in order of document id, and the cursor of the next page (None: this is the last)."""
+
+    rows: list[Row]
+    cursor: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class NamespaceCounts:
+    namespace: str
+    documents: dict[Status, int] = field(default_factory=dict)
+    chunks: int = 0
+    """Sum of the applied versions' chunks."""
+
+
+class Registry(Protocol):
+    """Raises TransientError when it cannot be reached or is busy for too long."""
+
+    async def get(self, key: DocumentKey) -> Row | None:
+        """A strongly consistent read."""
+
+    async def get_many(self, keys: Sequence[DocumentKey]) -> dict[DocumentKey, Row]:
+        """Strongly consistent; missing keys are absent from the answer."""
+
+    async def put_if(self, row: Row) -> Row | None:
+        """Store `row` if the stored revision equals `row.revision` (0: if there is none).
+
+        Returns the row as stored, its revision one higher, or None if the race was lost.
+        When it returns, the row survives the death of any process and a loss of power.
+        """
+
+    async def delete_if(self, row: Row) -> bool:
+        """Remove the row if its revision is still `row.revision`."""
+
+    async def scan(
+        self, namespace: str, *, status: Status | None = None, prefix: str = "",
+        cursor: str | None = None, limit: int = 100,
+    ) -> Page:
+        """The namespace's rows whose document id begins with `prefix`, a page at a time."""
+
+    async def due(self, *, before: float, limit: int) -> list[Row]:
+        """Rows of any namespace with `sweep_at <= before`, the longest due first."""
+
+    async def bind_namespace(self, namespace: str, profile: EmbeddingProfile) -> EmbeddingProfile:
+        """Bind the namespace to `profile` if it is not bound; returns what it is bound to."""
+
+    async def namespaces(self) -> dict[str, EmbeddingProfile]:
+        """All bound namespaces."""
+
+    async def counts(self) -> list[NamespaceCounts]:
+        """How many documents stand where, by namespace, in order of name."""

@@ -1,0 +1,115 @@
+"""Every setting, its default and what it is for. Read from BLOOMWEAVER_* and a .env file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+MEBIBYTE = 1024 * 1024
+
+
+class Settings(BaseSettings):
+    """Units are the last word of a name. `bloomweaver settings` prints them all."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="BLOOMWEAVER_", env_file=".env", extra="ignore", frozen=True
+    )
+
+    data_dir: Path = Field(
+        Path("bloomweaver-data"), description="Holds everything of the embedded adapters."
+    )
+    queue_url: str = Field("sqlite:", description="sqlite: (queue.sqlite in the data folder).")
+    registry_url: str = Field(
+        "sqlite:", description="sqlite: (registry.sqlite in the data folder)."
+    )
+    blobs_url: str = Field("folder:", description="folder: (blobs/ in the data folder).")
+    index_url: str = Field("qdrant-edge:", description="qdrant-edge: (index/ in the data folder).")
+    embedder_url: str = Field(
+        "fastembed:all-MiniLM-L6-v2-int8",
+        description="fastembed:NAME (a packaged or any fastembed model) or fastembed:/a/model/folder.",
+    )
+    query_prefix: str | None = Field(
+        None, description="Put before every query; None: what the model's authors say."
+    )
+    document_prefix: str | None = Field(
+        None, description="Put before every chunk; None: what the model's authors say."
+    )
+
+    host: str = Field("127.0.0.1", description="Address the webhook listens on.")
+    port: int = Field(8080, ge=0, le=65535, description="0 picks a free port.")
+    url: str = Field(
+        "http://127.0.0.1:8080", description="Where the client commands find the webhook."
+    )
+
+    chunk_target_tokens: int = Field(256, ge=16, description="Size chunks are packed to.")
+    chunk_max_tokens: int = Field(
+        512, ge=32, description="Never exceeded; capped by the model's window."
+    )
+
+    max_body_bytes: int = Field(64 * MEBIBYTE, description="A JSON request's body.")
+    max_document_bytes: int = Field(32 * MEBIBYTE, description="One document's content.")
+    max_document_id_bytes: int = Field(1024, description="UTF-8 length of a document id.")
+    max_namespace_bytes: int = Field(128, description="UTF-8 length of a namespace.")
+    max_metadata_bytes: int = Field(8192, description="Canonical JSON of one document's metadata.")
+    max_metadata_keys: int = Field(64, description="Fields of one document's metadata.")
+    max_changes_per_request: int = Field(10_000, description='Changes in one {"changes": […]}.')
+    max_top_k: int = Field(1000, ge=1)
+    accept_concurrency: int = Field(
+        64, ge=1, description="Changes of one request accepted at once."
+    )
+    request_timeout_seconds: float = Field(
+        30.0, gt=0, description="Deadline of a call to an adapter."
+    )
+
+    visibility_timeout_seconds: float = Field(30.0, gt=0, description="Renewed every third of it.")
+    max_receives: int = Field(3, ge=1, description="Deliveries before a message is dead-lettered.")
+    embed_concurrency: int = Field(
+        4, ge=1, description="Documents one embedding worker has in hand."
+    )
+    apply_concurrency: int = Field(
+        8, ge=1, description="Documents each apply consumer has in hand."
+    )
+    drain_timeout_seconds: float = Field(
+        25.0, gt=0, description="Work in hand may take this long at SIGTERM."
+    )
+
+    workers_min: int = Field(0, ge=0)
+    workers_max: int = Field(
+        default_factory=lambda: os.cpu_count() or 1, ge=1, description="Embedding workers at most."
+    )
+    worker_idle_seconds: float = Field(
+        300.0, ge=0, description="Idle time after which workers stop."
+    )
+    backlog_per_worker: int = Field(
+        4, ge=1, description="Waiting messages that justify one more worker."
+    )
+
+    attempt_lease_seconds: float = Field(
+        60.0, gt=0, description="An apply attempt's, extended on progress."
+    )
+    collect_grace_seconds: float = Field(
+        60.0,
+        ge=0,
+        description="Kept between dooming a dead attempt's records and deleting them; "
+        "longer than any write can be under way.",
+    )
+    sweep_interval_seconds: float = Field(5.0, gt=0)
+    stale_after_seconds: float = Field(
+        60.0, gt=0, description="A row behind for longer is woken again."
+    )
+    tombstone_retention_seconds: float = Field(
+        15 * 86400.0, gt=0, description="Longer than any message lives (SQS: 14 days)."
+    )
+    blob_grace_seconds: float = Field(
+        3600.0,
+        gt=0,
+        description="Unreferenced blobs younger than this are kept: an accept may be under way.",
+    )
+    blob_sweep_interval_seconds: float = Field(3600.0, gt=0)
+
+    log_format: Literal["console", "json"] = "console"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"

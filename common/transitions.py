@@ -1,0 +1,361 @@
+"""The protocol: every change of a registry row, as a pure function from row to row.
+
+The I/O around these functions reads a row, applies one of them and stores the result with
+compare-and-set; when the race is lost it reads again. docs/architecture.md tells why each guard
+is there. A function that returns None says that the row needs no write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from common.model import (
+    Applied,
+    Claim,
+    Desired,
+    DocumentKey,
+    Garbage,
+    GarbageState,
+    IdRange,
+    QueueName,
+    Row,
+    Status,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Timers:
+    """Seconds; the settings of the same names tell what each is for."""
+
+    stale_after_seconds: float = 60.0
+    attempt_lease_seconds: float = 60.0
+    collect_grace_seconds: float = 60.0
+    tombstone_retention_seconds: float = 15 * 86400.0
+
+
+# --- accept -----------------------------------------------------------------------------------
+
+
+class Outcome(StrEnum):
+    ACCEPTED = "accepted"
+    """A new version."""
+    UNCHANGED = "unchanged"
+    """Content and metadata are what the last accepted version has."""
+    SUPERSEDED = "superseded"
+    """A change with a newer source_version was accepted before."""
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptDecision:
+    outcome: Outcome
+    version: int
+    """0 for a delete of a document that was never seen."""
+    row: Row | None
+    """To be stored by compare-and-set; None: nothing to store."""
+    wake: QueueName | None
+    """Where to send the wake-up once the row is stored."""
+
+
+def accept(
+    row: Row | None, key: DocumentKey, change: Desired, now: float, timers: Timers
+) -> AcceptDecision:
+    """Decide one change. `change.version` is ignored: versions are given here."""
+    if row is None:
+        return _accept_unknown(key, change, now, timers)
+    desired = row.desired
+    if _is_older(change.source_version, desired.source_version):
+        return AcceptDecision(Outcome.SUPERSEDED, desired.version, None, None)
+    if _says_the_same(change, desired):
+        return _accept_unchanged(row, change, now, timers)
+    if change.source_version is not None and change.source_version == desired.source_version:
+        return AcceptDecision(Outcome.SUPERSEDED, desired.version, None, None)
+    source_version = change.source_version
+    if source_version is None:
+        source_version = desired.source_version
+    new = replace(change, version=desired.version + 1, source_version=source_version)
+    written = _pending(replace(row, desired=new), now, timers)
+    return AcceptDecision(Outcome.ACCEPTED, new.version, written, _queue_of(new))
+
+
+def _accept_unknown(
+    key: DocumentKey, change: Desired, now: float, timers: Timers
+) -> AcceptDecision:
+    if change.tombstone and change.source_version is None:
+        # Nothing to delete and nothing to remember: no later message can be older than this.
+        return AcceptDecision(Outcome.UNCHANGED, 0, None, None)
+    row = Row(key=key, revision=0, desired=replace(change, version=1))
+    return AcceptDecision(Outcome.ACCEPTED, 1, _pending(row, now, timers), _queue_of(change))
+
+
+def _accept_unchanged(row: Row, change: Desired, now: float, timers: Timers) -> AcceptDecision:
+    """Same content again: no new version, but the wake-up is sent while the row is behind."""
+    desired = row.desired
+    wake = _queue_of(desired) if row.behind else None
+    written: Row | None = None
+    if change.source_version is not None and change.source_version != desired.source_version:
+        # Remembered, so that a change older than this one is superseded.
+        written = replace(row, desired=replace(desired, source_version=change.source_version))
+    if row.status is Status.FAILED:
+        written = _pending(written or row, now, timers)
+    return AcceptDecision(Outcome.UNCHANGED, desired.version, written, wake)
+
+
+def _is_older(offered: int | None, known: int | None) -> bool:
+    return offered is not None and known is not None and offered < known
+
+
+def _says_the_same(change: Desired, desired: Desired) -> bool:
+    if change.tombstone or desired.tombstone:
+        return change.tombstone and desired.tombstone
+    return (change.content_hash, change.content_type, change.metadata_hash) == (
+        desired.content_hash,
+        desired.content_type,
+        desired.metadata_hash,
+    )
+
+
+def _queue_of(desired: Desired) -> QueueName:
+    return QueueName.DELETE if desired.tombstone else QueueName.CHANGE
+
+
+def _pending(row: Row, now: float, timers: Timers) -> Row:
+    fresh = replace(row, status=Status.PENDING, attempts=0, error=None, claim=None)
+    return schedule(fresh, now, timers)
+
+
+# --- the sweeper's clock ------------------------------------------------------------------------
+
+
+def schedule(row: Row, now: float, timers: Timers) -> Row:
+    """Stamp the row and set when the sweeper should look at it: the earliest open end."""
+    times = [entry.not_before for entry in row.garbage]
+    if row.behind and row.status is not Status.FAILED:
+        until = row.claim.until if row.claim else now
+        times.append(max(until, now) + timers.stale_after_seconds)
+    if row.status is Status.DELETED:
+        times.append(row.applied.applied_at + timers.tombstone_retention_seconds)
+    return replace(row, sweep_at=min(times, default=None), updated_at=now)
+
+
+def postpone_sweep(row: Row, now: float, timers: Timers) -> Row:
+    """After a sweep that woke the row: look again later, not at every pass."""
+    scheduled = schedule(row, now, timers)
+    if scheduled.sweep_at is None:
+        return scheduled
+    soonest = now + timers.stale_after_seconds if row.behind else now
+    return replace(scheduled, sweep_at=max(scheduled.sweep_at, soonest), updated_at=row.updated_at)
+
+
+def may_forget(row: Row, now: float, timers: Timers) -> bool:
+    """Whether a tombstone has outlived every message that could still name its document."""
+    return (
+        row.status is Status.DELETED
+        and not row.behind
+        and not row.garbage
+        and now >= row.applied.applied_at + timers.tombstone_retention_seconds
+    )
+
+
+# --- embed ----------------------------------------------------------------------------------------
+
+
+def claim(row: Row, message_id: str, now: float, until: float, timers: Timers) -> Row | None:
+    """Take the desired version for this message; None: another live message has it."""
+    held = row.claim
+    if (
+        held is not None
+        and held.version == row.desired.version
+        and held.message_id != message_id
+        and held.until > now
+    ):
+        return None
+    taken = replace(
+        row,
+        claim=Claim(row.desired.version, message_id, until),
+        status=Status.PROCESSING,
+        attempts=row.attempts + 1,
+        error=None,
+    )
+    return schedule(taken, now, timers)
+
+
+def extend_claim(row: Row, message_id: str, now: float, until: float, timers: Timers) -> Row | None:
+    """Keep the claim while the work goes on; None: it is no longer ours."""
+    held = row.claim
+    if held is None or held.message_id != message_id:
+        return None
+    return schedule(replace(row, claim=replace(held, until=until)), now, timers)
+
+
+def fail(row: Row, version: int, error: str, now: float, timers: Timers) -> Row | None:
+    """Give the desired version up, with the reason; None: it is not `version` any more."""
+    if row.desired.version != version or not row.behind:
+        return None
+    failed = replace(row, status=Status.FAILED, error=error, claim=None)
+    return schedule(failed, now, timers)
+
+
+def note_error(row: Row, version: int, error: str, now: float, timers: Timers) -> Row | None:
+    """Tell people what went wrong while it is being tried again."""
+    if row.desired.version != version or not row.behind or row.status is Status.FAILED:
+        return None
+    return schedule(replace(row, status=Status.PENDING, error=error, claim=None), now, timers)
+
+
+# --- apply ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """The applied version an attempt was planned from."""
+
+    version: int
+    doc_hash: str
+
+
+def base_of(row: Row) -> Base:
+    return Base(row.applied.version, row.applied.doc_hash)
+
+
+def begin(row: Row, count: int, now: float, timers: Timers) -> tuple[Row, IdRange | None]:
+    """Allocate `count` fresh record ids. **They are garbage until the attempt commits.**
+
+    None for an attempt that writes no record (a document that only lost chunks).
+    """
+    if count == 0:
+        return row, None
+    ids = IdRange(row.next_generation, 0, count - 1)
+    entry = Garbage(ids, GarbageState.OPEN, now + timers.attempt_lease_seconds)
+    begun = replace(row, next_generation=row.next_generation + 1, garbage=(*row.garbage, entry))
+    return schedule(begun, now, timers), ids
+
+
+def extend_attempt(row: Row, ids: IdRange, now: float, timers: Timers) -> Row | None:
+    """A heartbeat of an attempt that makes progress; None: it was doomed, stop writing."""
+    entry = _open_entry(row, ids)
+    if entry is None:
+        return None
+    extended = replace(entry, not_before=now + timers.attempt_lease_seconds)
+    garbage = tuple(extended if e is entry else e for e in row.garbage)
+    return schedule(replace(row, garbage=garbage), now, timers)
+
+
+class Refusal(StrEnum):
+    NOT_NEWER = "not newer"
+    """This version or a later one is applied: nothing is left to do."""
+    BASE_MOVED = "base moved"
+    """Another version was applied since the plan was made: plan again."""
+    DOOMED = "doomed"
+    """The attempt outlived its lease and its records may be gone: plan again."""
+
+
+def commit(
+    row: Row, *, base: Base, applied: Applied, own: IdRange | None, now: float, timers: Timers
+) -> Row | Refusal:
+    """Switch the document to `applied`, atomically: this write is the moment of change."""
+    if row.applied.version >= applied.version:
+        return Refusal.NOT_NEWER
+    if base_of(row) != base:
+        return Refusal.BASE_MOVED
+    if own is not None and _open_entry(row, own) is None:
+        return Refusal.DOOMED
+    kept = tuple(entry for entry in row.garbage if entry.ids != own)
+    replaced = subtract(row.applied.manifest, applied.manifest)
+    done = applied.version == row.desired.version
+    committed = replace(
+        row,
+        applied=replace(applied, applied_at=now),
+        garbage=(*kept, *(Garbage(ids, GarbageState.DOOMED, now) for ids in replaced)),
+        status=Status.COMPLETED if done else row.status,
+        error=None if done else row.error,
+        claim=None if done else row.claim,
+    )
+    return schedule(committed, now, timers)
+
+
+def commit_tombstone(row: Row, now: float, timers: Timers) -> Row | None:
+    """Hide a deleted document at once; None: it is not to be deleted, or already was."""
+    if not row.desired.tombstone or not row.behind:
+        return None
+    doomed = (Garbage(ids, GarbageState.DOOMED, now) for ids in row.applied.manifest)
+    hidden = replace(
+        row,
+        applied=Applied(version=row.desired.version, applied_at=now),
+        garbage=(*row.garbage, *doomed),
+        status=Status.DELETED,
+        error=None,
+        claim=None,
+    )
+    return schedule(hidden, now, timers)
+
+
+def _open_entry(row: Row, ids: IdRange) -> Garbage | None:
+    for entry in row.garbage:
+        if entry.ids == ids and entry.state is GarbageState.OPEN:
+            return entry
+    return None
+
+
+# --- collect --------------------------------------------------------------------------------------
+
+
+def doom_expired(row: Row, now: float, timers: Timers) -> Row | None:
+    """Doom the attempts whose lease ended, *before* anything of theirs is deleted.
+
+    Deleting an expired range without dooming it loses data: its slow owner could still commit.
+    The grace covers a write that was under way when the lease ended.
+    """
+    if not any(_expired(entry, now) for entry in row.garbage):
+        return None
+    not_before = now + timers.collect_grace_seconds
+    garbage = tuple(
+        Garbage(entry.ids, GarbageState.DOOMED, not_before) if _expired(entry, now) else entry
+        for entry in row.garbage
+    )
+    return schedule(replace(row, garbage=garbage), now, timers)
+
+
+def collectable(row: Row, now: float) -> tuple[IdRange, ...]:
+    """The ranges whose records may be deleted now."""
+    return tuple(
+        entry.ids
+        for entry in row.garbage
+        if entry.state is GarbageState.DOOMED and entry.not_before <= now
+    )
+
+
+def forget(row: Row, deleted: Iterable[IdRange], now: float, timers: Timers) -> Row | None:
+    """Take ranges out of the garbage once their records are deleted."""
+    gone = set(deleted)
+    kept = tuple(e for e in row.garbage if not (e.ids in gone and e.state is GarbageState.DOOMED))
+    if len(kept) == len(row.garbage):
+        return None
+    return schedule(replace(row, garbage=kept), now, timers)
+
+
+def _expired(entry: Garbage, now: float) -> bool:
+    return entry.state is GarbageState.OPEN and entry.not_before <= now
+
+
+# --- ranges ---------------------------------------------------------------------------------------
+
+
+def compress(ids: Iterable[tuple[int, int]]) -> tuple[IdRange, ...]:
+    """`(generation, number)` pairs, in document order, as the fewest ranges in that order."""
+    ranges: list[IdRange] = []
+    for generation, number in ids:
+        last = ranges[-1] if ranges else None
+        if last and last.generation == generation and last.last + 1 == number:
+            ranges[-1] = IdRange(generation, last.first, number)
+        else:
+            ranges.append(IdRange(generation, number, number))
+    return tuple(ranges)
+
+
+def subtract(ranges: Sequence[IdRange], taken: Sequence[IdRange]) -> tuple[IdRange, ...]:
+    """The ids of `ranges` that are not in `taken`, sorted, as few ranges as possible."""
+    kept = {(r.generation, n) for r in taken for n in range(r.first, r.last + 1)}
+    left = sorted({(r.generation, n) for r in ranges for n in range(r.first, r.last + 1)} - kept)
+    return compress(left)

@@ -1,0 +1,389 @@
+"""What every queue adapter must do. A new adapter is one more line in CASES."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from common.adapters.queue.sqlite import SqliteQueue
+from common.model import QueueName, WakeUp
+from common.ports.queue import Delivery, LeaseLostError, Queue, ReclaimingQueue
+from common.storage.data_folder import DataFolder
+
+LONG_SECONDS = 30.0
+
+
+@dataclass
+class ManualClock:
+    now: float = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass
+class Bench:
+    """One queue as two receivers see it, and the passing of its time."""
+
+    first: Queue
+    second: Queue
+    clock: ManualClock = field(default_factory=ManualClock)
+
+    async def pass_seconds(self, seconds: float) -> None:
+        self.clock.now += seconds
+
+
+@contextlib.asynccontextmanager
+async def sqlite(path: Path) -> AsyncIterator[Bench]:
+    clock, folder = ManualClock(), DataFolder(path)
+    first = SqliteQueue(folder, receiver="first", clock=clock)
+    second = SqliteQueue(folder, receiver="second", clock=clock)
+    yield Bench(first, second, clock)
+    await first.close()
+    await second.close()
+
+
+CASES: dict[str, Callable[[Path], AbstractAsyncContextManager[Bench]]] = {"sqlite": sqlite}
+
+
+@pytest.fixture(params=CASES)
+async def bench(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Bench]:
+    async with CASES[request.param](tmp_path / "data") as opened:
+        yield opened
+
+
+def wake_up(name: str, version: int = 1) -> WakeUp:
+    return WakeUp(
+        namespace="docs", document_id=name, version=version, doc_hash="h", traceparent="t"
+    )
+
+
+async def take(
+    queue: Queue,
+    *,
+    limit: int = 10,
+    visibility_seconds: float = LONG_SECONDS,
+    name: QueueName = QueueName.CHANGE,
+) -> list[Delivery]:
+    return await queue.receive(
+        name, limit=limit, visibility_seconds=visibility_seconds, wait_seconds=0
+    )
+
+
+async def take_one(queue: Queue, *, visibility_seconds: float = LONG_SECONDS) -> Delivery:
+    (delivery,) = await take(queue, limit=1, visibility_seconds=visibility_seconds)
+    return delivery
+
+
+def names(deliveries: list[Delivery]) -> list[str]:
+    return [delivery.wake_up.document_id for delivery in deliveries]
+
+
+async def test_delivers_what_was_sent_to_any_receiver(bench: Bench) -> None:
+    await bench.first.send(QueueName.CHANGE, [wake_up("añ\0b", 7)])
+
+    delivery = await take_one(bench.second)
+
+    assert delivery.wake_up == wake_up("añ\0b", 7)
+    assert (delivery.queue, delivery.receive_count) == (QueueName.CHANGE, 1)
+    assert delivery.sent_at == bench.clock.now
+
+
+async def test_delivers_the_oldest_first_and_at_most_the_limit(bench: Bench) -> None:
+    await bench.first.send(QueueName.CHANGE, [wake_up("1"), wake_up("2")])
+    await bench.pass_seconds(1)
+    await bench.second.send(QueueName.CHANGE, [wake_up("3")])
+
+    assert names(await take(bench.first, limit=2)) == ["1", "2"]
+    assert names(await take(bench.first, limit=2)) == ["3"]
+
+
+async def test_queues_do_not_mix(bench: Bench) -> None:
+    for queue in QueueName:
+        await bench.first.send(queue, [wake_up(queue.value)])
+
+    for queue in QueueName:
+        assert names(await take(bench.second, name=queue)) == [queue.value]
+
+
+async def test_sending_nothing_is_no_error(bench: Bench) -> None:
+    await bench.first.send(QueueName.CHANGE, [])
+
+    assert (await bench.first.depth(QueueName.CHANGE)).backlog == 0
+
+
+async def test_a_leased_message_is_hidden_until_its_visibility_timeout(bench: Bench) -> None:
+    await bench.first.send(QueueName.CHANGE, [wake_up("a")])
+    first = await take_one(bench.first, visibility_seconds=10)
+
+    await bench.pass_seconds(9)
+    assert await take(bench.second) == []
+    await bench.pass_seconds(2)
+    again = await take_one(bench.second)
+
+    assert (again.message_id, again.receive_count) == (first.message_id, 2)
+    assert again.receipt != first.receipt
+
+
+async def test_extend_hides_for_longer_from_now(bench: Bench) -> None:
+    await bench.first.send(QueueName.CHANGE, [wake_up("a")])
+    delivery = await take_one(bench.first, visibility_seconds=10)
+    await bench.pass_seconds(8)
+
+    await bench.first.extend(delivery, 10)
+
+    await bench.pass_seconds(9)
+    assert await take(bench.second) == []
+    await bench.pass_seconds(2)
+    assert names(await take(bench.second)) == ["a"]
+
+
+async def test_an_acknowledged_message_never_comes_back(bench: Bench) -> None:
+    await bench.first.send(QueueName.CHANGE, [wake_up("a"), wake_up("b")])
+    first, _ = await take(bench.first, visibility_seconds=10)
+
+    await bench.first.ack(first)
+
+    await bench.pass_seconds(11)
+    assert names(await take(bench.second)) == ["b"]
+
+
+async def test_a_stale_receipt_does_nothing(bench: Bench) -> None:
+    await bench.first.send(QueueName.CHANGE, [wake_up("a")])
+    stale = await take_one(bench.first, visibility_seconds=10)
+    await bench.pass_seconds(11)
+    held = await take_one(bench.second, visibility_seconds=10)
+
+    for refused in (
+        bench.first.ack(stale),
+        bench.first.extend(stale, 1000),
+        bench.first.retry_later(stale, 0),
+        bench.first.dead_letter(stale, "reason"),
+    ):
+        with pytest.raises(LeaseLostError):
+            await refused
+
+    assert await take(bench.first) == []  # still the second's
+    assert await bench.first.dead_letter_count() == 0
+    await bench.second.ack(held)
+
+
+async def test_a_second_ack_is_refused(bench: Bench) -> None:
+    await bench.first.send(QueueName.CHANGE, [wake_up("a")])
+    delivery = await take_one(bench.first)
+    await bench.first.ack(delivery)
+
+    with pytest.raises(LeaseLostError):
+        await bench.first.ack(delivery)
+
+
+async def test_retry_later_hides_for_the_delay_and_counts_on(bench: Bench) -> None:
+    await bench.first.send(QueueName.CHANGE, [wake_up("a")])
+    await bench.first.retry_later(await take_one(bench.first), 5)
+
+    assert await take(bench.second) == []
+    assert (await bench.first.depth(QueueName.CHANGE)).delayed == 1
+    await bench.pass_seconds(6)
+    assert (await take_one(bench.second)).receive_count == 2
+
+
+async def test_a_delayed_send_waits(bench: Bench) -> None:
+    await bench.first.send(QueueName.CHANGE, [wake_up("later")], delay_seconds=5)
+    await bench.first.send(QueueName.CHANGE, [wake_up("now")])
+
+    assert names(await take(bench.second)) == ["now"]
+    await bench.pass_seconds(6)
+    assert names(await take(bench.second)) == ["later"]
+
+
+async def test_depth_tells_waiting_in_flight_and_delayed_apart(bench: Bench) -> None:
+    await bench.first.send(QueueName.CHANGE, [wake_up("leased")])
+    await bench.pass_seconds(5)
+    await bench.first.send(QueueName.CHANGE, [wake_up("waiting"), wake_up("waiting too")])
+    await bench.first.send(QueueName.CHANGE, [wake_up("delayed")], delay_seconds=60)
+    await bench.first.send(QueueName.CREATE, [wake_up("elsewhere")])
+    await take_one(bench.first)
+    await bench.pass_seconds(3)
+
+    depth = await bench.second.depth(QueueName.CHANGE)
+
+    assert (depth.waiting, depth.in_flight, depth.delayed) == (2, 1, 1)
+    assert depth.oldest_age_seconds == pytest.approx(3, abs=1)
+    assert depth.backlog == 4
+
+
+async def test_depth_of_an_empty_queue(bench: Bench) -> None:
+    depth = await bench.first.depth(QueueName.DELETE)
+
+    assert (depth.backlog, depth.oldest_age_seconds) == (0, 0.0)
+
+
+async def test_an_expired_lease_counts_as_waiting(bench: Bench) -> None:
+    await bench.first.send(QueueName.CHANGE, [wake_up("a")])
+    await take_one(bench.first, visibility_seconds=10)
+    await bench.pass_seconds(11)
+
+    depth = await bench.second.depth(QueueName.CHANGE)
+
+    assert (depth.waiting, depth.in_flight) == (1, 0)
+
+
+async def test_a_dead_letter_keeps_its_story(bench: Bench) -> None:
+    await bench.first.send(QueueName.UPDATE, [wake_up("a", 3)])
+    (delivery,) = await take(bench.first, name=QueueName.UPDATE)
+    await bench.first.dead_letter(delivery, "no such model")
+
+    (letter,) = await bench.second.dead_letters(limit=10)
+
+    assert letter.message_id == delivery.message_id
+    assert (letter.source, letter.wake_up) == (QueueName.UPDATE, wake_up("a", 3))
+    assert (letter.reason, letter.receive_count) == ("no such model", 1)
+    assert letter.died_at == bench.clock.now
+    assert await bench.second.dead_letter_count() == 1
+    assert (await bench.second.depth(QueueName.UPDATE)).backlog == 0
+
+
+async def test_dead_letters_come_in_pages_by_message_id(bench: Bench) -> None:
+    await bench.first.send(QueueName.CHANGE, [wake_up(str(n)) for n in range(5)])
+    for delivery in await take(bench.first):
+        await bench.first.dead_letter(delivery, "broken")
+
+    found: list[str] = []
+    after: str | None = None
+    while page := await bench.first.dead_letters(limit=2, after=after):
+        assert len(page) <= 2
+        after = page[-1].message_id
+        found += [letter.message_id for letter in page]
+
+    assert len(found) == 5
+    assert found == sorted(set(found))
+
+
+async def test_redrive_sends_back_with_a_new_count(bench: Bench) -> None:
+    await bench.first.send(QueueName.UPDATE, [wake_up("a"), wake_up("b")])
+    first, second = await take(bench.first, name=QueueName.UPDATE)
+    await bench.first.dead_letter(first, "broken")
+    await bench.first.dead_letter(second, "broken")
+
+    moved = await bench.second.redrive([first.message_id, first.message_id, "unknown"])
+
+    assert moved == 1
+    (again,) = await take(bench.second, name=QueueName.UPDATE)
+    assert (again.wake_up, again.receive_count) == (wake_up("a"), 1)
+    assert [letter.wake_up for letter in await bench.first.dead_letters(limit=9)] == [wake_up("b")]
+
+
+async def test_a_redriven_message_can_die_again(bench: Bench) -> None:
+    await bench.first.send(QueueName.CHANGE, [wake_up("a")])
+    delivery = await take_one(bench.first)
+    await bench.first.dead_letter(delivery, "once")
+    await bench.first.redrive([delivery.message_id])
+
+    await bench.first.dead_letter(await take_one(bench.first), "twice")
+
+    assert [letter.reason for letter in await bench.first.dead_letters(limit=9)] == ["twice"]
+
+
+async def test_concurrent_receivers_never_share_a_message(bench: Bench) -> None:
+    await bench.first.send(QueueName.CHANGE, [wake_up(str(n)) for n in range(100)])
+
+    taken = await asyncio.gather(
+        *[take(queue, limit=7) for queue in (bench.first, bench.second) for _ in range(10)]
+    )
+
+    found = [name for deliveries in taken for name in names(deliveries)]
+    assert sorted(found, key=int) == [str(n) for n in range(100)]
+
+
+async def test_a_long_poll_is_woken_by_a_send(bench: Bench) -> None:
+    loop = asyncio.get_running_loop()
+    waiting = asyncio.create_task(
+        bench.first.receive(
+            QueueName.CHANGE, limit=1, visibility_seconds=LONG_SECONDS, wait_seconds=20
+        )
+    )
+    await asyncio.sleep(0.05)  # not a synchronisation: it must work at any moment
+    began = loop.time()
+    await bench.second.send(QueueName.CHANGE, [wake_up("a")])
+
+    assert names(await waiting) == ["a"]
+    assert loop.time() - began < 1.0
+
+
+async def test_a_long_poll_is_woken_by_what_is_given_back(bench: Bench) -> None:
+    loop = asyncio.get_running_loop()
+    await bench.first.send(QueueName.CHANGE, [wake_up("a")])
+    held = await take_one(bench.first)
+    waiting = asyncio.create_task(
+        bench.second.receive(
+            QueueName.CHANGE, limit=1, visibility_seconds=LONG_SECONDS, wait_seconds=20
+        )
+    )
+    await asyncio.sleep(0.05)
+    began = loop.time()
+    await bench.first.retry_later(held, 0)
+
+    assert names(await waiting) == ["a"]
+    assert loop.time() - began < 1.0
+
+
+async def test_a_long_poll_ends_empty_at_its_time(bench: Bench) -> None:
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+
+    found = await bench.first.receive(
+        QueueName.CHANGE, limit=1, visibility_seconds=LONG_SECONDS, wait_seconds=0.2
+    )
+
+    assert found == []
+    assert 0.19 <= loop.time() - began < 1.0
+
+
+async def test_a_cancelled_long_poll_takes_nothing(bench: Bench) -> None:
+    waiting = asyncio.create_task(
+        bench.first.receive(
+            QueueName.CHANGE, limit=1, visibility_seconds=LONG_SECONDS, wait_seconds=20
+        )
+    )
+    await asyncio.sleep(0.05)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+
+    await bench.second.send(QueueName.CHANGE, [wake_up("a")])
+
+    assert names(await take(bench.second)) == ["a"]
+
+
+@pytest.mark.parametrize(("refund", "receive_count"), [(False, 2), (True, 1)])
+async def test_reclaim_frees_one_receivers_leases(
+    bench: Bench, refund: bool, receive_count: int
+) -> None:
+    assert isinstance(bench.second, ReclaimingQueue)
+    await bench.first.send(QueueName.CHANGE, [wake_up("a"), wake_up("b")])
+    dead = await take_one(bench.first)
+    await take_one(bench.second)
+
+    assert await bench.second.reclaim(receiver="first", refund=refund) == 1
+
+    (again,) = await take(bench.second)
+    assert (again.wake_up, again.receive_count) == (wake_up("a"), receive_count)
+    with pytest.raises(LeaseLostError):
+        await bench.first.ack(dead)
+
+
+async def test_reclaim_frees_all_and_leaves_delays_alone(bench: Bench) -> None:
+    assert isinstance(bench.second, ReclaimingQueue)
+    await bench.first.send(QueueName.CHANGE, [wake_up("a"), wake_up("b"), wake_up("retried")])
+    await bench.first.send(QueueName.CHANGE, [wake_up("delayed")], delay_seconds=60)
+    taken = await take(bench.first)
+    await bench.first.retry_later(taken[2], 60)
+
+    assert await bench.second.reclaim() == 2
+    assert names(await take(bench.second)) == ["a", "b"]

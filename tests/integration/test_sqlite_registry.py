@@ -1,0 +1,151 @@
+"""The registry on SQLite: writers in other processes, damage, and plans that use the indexes."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import sqlite3
+from dataclasses import replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import pytest
+
+from common.adapters.registry import sqlite as sqlite_registry
+from common.adapters.registry.sqlite import SqliteRegistry
+from common.model import Desired, DocumentKey, Row, Status
+from common.wire import DamagedDataError
+
+SPAWN = multiprocessing.get_context("spawn")
+KEY = DocumentKey("docs", "counter")
+
+
+def new_row(key: DocumentKey = KEY) -> Row:
+    desired = Desired(
+        version=1,
+        content_hash="",
+        metadata_hash="",
+        blob_key="",
+        content_type="text/plain",
+        metadata={},
+        source_version=None,
+        tombstone=False,
+        accepted_at=0.0,
+        size_bytes=0,
+        traceparent="",
+    )
+    return Row(key=key, revision=0, desired=desired)
+
+
+async def increment(registry: SqliteRegistry) -> None:
+    while True:
+        row = await registry.get(KEY)
+        assert row is not None
+        if await registry.put_if(replace(row, attempts=row.attempts + 1)):
+            return
+
+
+def increment_many(path: str, times: int) -> None:
+    async def run() -> None:
+        registry = SqliteRegistry(Path(path))
+        for _ in range(times):
+            await asyncio.gather(*[increment(registry) for _ in range(4)])
+        await registry.close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.slow
+async def test_no_increment_is_lost_between_processes(tmp_path: Path) -> None:
+    path = tmp_path / "r.sqlite"
+    registry = SqliteRegistry(path)
+    await registry.put_if(new_row())
+    workers = [SPAWN.Process(target=increment_many, args=(str(path), 25)) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        await asyncio.to_thread(worker.join)
+
+    row = await registry.get(KEY)
+    await registry.close()
+    assert [worker.exitcode for worker in workers] == [0, 0, 0]
+    assert row is not None
+    assert (row.attempts, row.revision) == (300, 301)
+
+
+def put_until_killed(path: str, pipe: Connection) -> None:
+    async def writer(registry: SqliteRegistry, name: int) -> None:
+        number = 0
+        while True:
+            key = DocumentKey("docs", f"{name}-{number}")
+            assert await registry.put_if(new_row(key)) is not None
+            pipe.send(key.document_id)
+            number += 1
+
+    async def run() -> None:
+        registry = SqliteRegistry(Path(path))
+        await asyncio.gather(*[writer(registry, name) for name in range(8)])
+
+    asyncio.run(run())
+
+
+@pytest.mark.slow
+async def test_rows_that_were_stored_survive_a_kill(tmp_path: Path) -> None:
+    path = tmp_path / "r.sqlite"
+    ours, theirs = SPAWN.Pipe(duplex=False)
+    writer = SPAWN.Process(target=put_until_killed, args=(str(path), theirs))
+    writer.start()
+    theirs.close()
+    stored = [ours.recv() for _ in range(200)]
+    writer.kill()
+    try:
+        while True:
+            stored.append(ours.recv())
+    except EOFError:
+        writer.join()
+
+    registry = SqliteRegistry(path)
+    found = await registry.get_many([DocumentKey("docs", name) for name in stored])
+    await registry.close()
+
+    assert {key.document_id for key in found} == set(stored)
+
+
+async def test_a_damaged_row_is_told_and_spares_the_others(tmp_path: Path) -> None:
+    registry = SqliteRegistry(tmp_path / "r.sqlite")
+    other = DocumentKey("docs", "other")
+    await registry.put_if(new_row())
+    await registry.put_if(new_row(other))
+    with sqlite3.connect(tmp_path / "r.sqlite") as db:
+        db.execute("UPDATE rows SET body = '{\"key\": 1}' WHERE document_id = 'counter'")
+    db.close()
+
+    with pytest.raises(DamagedDataError, match="not a registry row: key"):
+        await registry.get(KEY)
+    assert await registry.get(other) == replace(new_row(other), revision=1)
+    await registry.close()
+
+
+async def test_what_is_asked_often_is_answered_from_an_index(tmp_path: Path) -> None:
+    def plan(statement: str, values: object) -> str:
+        rows = db.execute(f"EXPLAIN QUERY PLAN {statement}", values)  # type: ignore[arg-type]
+        return "; ".join(str(row[3]) for row in rows)
+
+    await SqliteRegistry(tmp_path / "r.sqlite").close()
+    db = sqlite3.connect(tmp_path / "r.sqlite")
+    queries = list(sqlite_registry._queries([DocumentKey("docs", str(n)) for n in range(501)]))
+    get_many = [plan(*query) for query in queries]
+    scan = plan(*sqlite_registry._scan_query("docs", None, "a", "ab", 10))
+    by_status = plan(*sqlite_registry._scan_query("docs", Status.FAILED, "", None, 10))
+    due = plan(sqlite_registry._DUE, (1.0, 10))
+    counts = plan(sqlite_registry._COUNTS, ())
+    db.close()
+
+    assert (
+        get_many
+        == ["SEARCH rows USING INDEX sqlite_autoindex_rows_1 (namespace=? AND document_id=?)"] * 2
+    )
+    assert "sqlite_autoindex_rows_1 (namespace=? AND document_id>? AND document_id<?)" in scan
+    assert "rows_by_status (namespace=? AND status=? AND document_id>?" in by_status
+    assert due == "SEARCH rows USING INDEX rows_by_sweep (sweep_at>? AND sweep_at<?)"
+    assert counts == "SCAN rows USING COVERING INDEX rows_by_status"

@@ -1,0 +1,1 @@
+"""The HTTP edge: accepts changes, answers searches, shows where documents stand."""

@@ -1,0 +1,1 @@
+"""Everything that runs off a queue or a clock."""
