@@ -30,7 +30,7 @@ class Settings(BaseSettings):
     index_url: str = Field("qdrant-edge:", description="qdrant-edge: (index/ in the data folder).")
     embedder_url: str = Field(
         "fastembed:all-MiniLM-L6-v2-int8",
-        description="fastembed:NAME (a packaged or any fastembed model) or fastembed:/a/model/folder.",
+        description="fastembed:NAME (packaged or known to fastembed) or fastembed:/a/model/folder.",
     )
     query_prefix: str | None = Field(
         None, description="Put before every query; None: what the model's authors say."

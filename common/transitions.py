@@ -189,6 +189,13 @@ def extend_claim(row: Row, message_id: str, now: float, until: float, timers: Ti
     return schedule(replace(row, claim=replace(held, until=until)), now, timers)
 
 
+def release_claim(row: Row, version: int, now: float, timers: Timers) -> Row | None:
+    """The claimed work was done but its pack is gone: let the next wake-up do it again."""
+    if row.claim is None or row.claim.version != version:
+        return None
+    return schedule(replace(row, claim=None), now, timers)
+
+
 def fail(row: Row, version: int, error: str, now: float, timers: Timers) -> Row | None:
     """Give the desired version up, with the reason; None: it is not `version` any more."""
     if row.desired.version != version or not row.behind:

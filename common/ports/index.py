@@ -10,8 +10,15 @@ from common.model import Match, Record, Vector
 from common.ports.errors import PermanentError, TransientError
 
 __all__ = [
-    "Comparison", "DimensionMismatchError", "FieldFilter", "Filter", "FreshnessToken", "Index",
-    "IndexUnavailableError", "MetadataFilter", "TransientError",
+    "Comparison",
+    "DimensionMismatchError",
+    "FieldFilter",
+    "Filter",
+    "FreshnessToken",
+    "Index",
+    "IndexUnavailableError",
+    "MetadataFilter",
+    "TransientError",
 ]
 
 FreshnessToken = str
@@ -69,7 +76,11 @@ class Index(Protocol):
         """Missing ids and a namespace never written are no error."""
 
     async def query(
-        self, namespace: str, vector: Vector[float], *, top_k: int,
+        self,
+        namespace: str,
+        vector: Vector[float],
+        *,
+        top_k: int,
         where: MetadataFilter | None = None,
     ) -> list[Match]:
         """The `top_k` nearest, best first; [] for a namespace never written."""

@@ -10,8 +10,14 @@ from common.model import QueueName, WakeUp
 from common.ports.errors import PortError, TransientError
 
 __all__ = [
-    "DeadLetter", "Delivery", "Depth", "LeaseLostError", "Queue", "ReclaimingQueue",
+    "DeadLetter",
+    "Delivery",
+    "Depth",
+    "LeaseLostError",
+    "Queue",
+    "ReclaimingQueue",
     "TransientError",
+    "WatchableQueue",
 ]
 
 
@@ -100,6 +106,14 @@ class Queue(Protocol):
 
         An unknown id is passed over: it was redriven by someone else.
         """
+
+
+@runtime_checkable
+class WatchableQueue(Protocol):
+    """A queue that can tell of a message without receiving it."""
+
+    async def wait_for_message(self, queue: QueueName, *, timeout_seconds: float) -> None:
+        """Return when something was sent or became deliverable, or after the timeout."""
 
 
 @runtime_checkable

@@ -48,8 +48,13 @@ class Registry(Protocol):
         """Remove the row if its revision is still `row.revision`."""
 
     async def scan(
-        self, namespace: str, *, status: Status | None = None, prefix: str = "",
-        cursor: str | None = None, limit: int = 100,
+        self,
+        namespace: str,
+        *,
+        status: Status | None = None,
+        prefix: str = "",
+        cursor: str | None = None,
+        limit: int = 100,
     ) -> Page:
         """The namespace's rows whose document id begins with `prefix`, a page at a time."""
 

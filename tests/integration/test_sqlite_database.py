@@ -105,7 +105,7 @@ async def test_a_cancelled_caller_does_not_disturb_its_group(database: SqliteDat
     await asyncio.sleep(0)
     gate.open()
 
-    assert await asyncio.gather(before, after) == [1, 1]
+    assert [await before, await after] == [1, 1]
     await gated
     assert cancelled.cancelled()
     assert await stored(database) == [1, 3]  # it had not begun

@@ -17,6 +17,8 @@ from typing import ParamSpec, TypeVar
 from common.clock import Clock, system_clock
 from common.ports.blobs import BlobInfo, BlobNotFoundError
 from common.ports.errors import PermanentError, PortError, TransientError
+from common.settings import Settings
+from common.storage.data_folder import DataFolder
 
 __all__ = ["FolderBlobStore"]
 
@@ -240,3 +242,8 @@ def _port_error(root: Path, error: OSError) -> PortError:
     if error.errno in _REFUSED:
         return PermanentError(f"{root} cannot be used: {error.strerror}: {error.filename}")
     return TransientError(f"{root} cannot be used now: {error.strerror or error}")
+
+
+def connect(url: str, settings: Settings, receiver: str) -> FolderBlobStore:
+    """`folder:` is blobs/ in the data folder."""
+    return FolderBlobStore(DataFolder(settings.data_dir).blobs_path)

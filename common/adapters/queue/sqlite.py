@@ -12,6 +12,7 @@ from typing import Any
 from common.clock import Clock, system_clock
 from common.model import QueueName, WakeUp
 from common.ports.queue import DeadLetter, Delivery, Depth, LeaseLostError
+from common.settings import Settings
 from common.storage.data_folder import DataFolder
 from common.storage.doorbell import Doorbell, Doorbells
 from common.storage.sqlite_database import SqliteDatabase
@@ -74,7 +75,7 @@ _REVIVE = """INSERT INTO messages (id, queue, body, sent_at, visible_at, receive
 
 
 class SqliteQueue:
-    """Implements Queue and ReclaimingQueue in a data folder.
+    """Implements Queue, WatchableQueue and ReclaimingQueue in a data folder.
 
     Messages are received in the order in which they became deliverable. A message that cannot
     be read (a newer program's) goes to the dead letters and can be redriven after an upgrade.
@@ -124,6 +125,16 @@ class SqliteQueue:
             if deliveries or bell is None or remaining_seconds <= 0:
                 return deliveries
             await self._wait_for_more(queue, bell, rings, remaining_seconds)
+
+    async def wait_for_message(self, queue: QueueName, *, timeout_seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_seconds
+        bell = self._doorbells.listen(queue)
+        while loop.time() < deadline:
+            rings = bell.rings
+            if (await self.depth(queue)).waiting:
+                return
+            await self._wait_for_more(queue, bell, rings, deadline - loop.time())
 
     async def extend(self, delivery: Delivery, visibility_seconds: float) -> None:
         def extend(db: sqlite3.Connection) -> None:
@@ -291,3 +302,8 @@ def _dead_letter_of(row: tuple[Any, ...]) -> DeadLetter:
         receive_count=receive_count,
         died_at=died_at,
     )
+
+
+def connect(url: str, settings: Settings, receiver: str) -> SqliteQueue:
+    """`sqlite:` is queue.sqlite in the data folder."""
+    return SqliteQueue(DataFolder(settings.data_dir), receiver=receiver)

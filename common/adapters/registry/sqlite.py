@@ -11,6 +11,8 @@ from typing import Any
 
 from common.model import DocumentKey, EmbeddingProfile, Row, Status
 from common.ports.registry import NamespaceCounts, Page
+from common.settings import Settings
+from common.storage.data_folder import DataFolder
 from common.storage.sqlite_database import SqliteDatabase
 from common.wire import profile_from_json, profile_to_json, row_from_json, row_to_json
 
@@ -214,3 +216,8 @@ def _document_id_of(cursor: str) -> str:
     except ValueError as error:
         raise ValueError(f"{cursor!r} is not a cursor that an earlier page gave") from error
     raise ValueError(f"{cursor!r} is not a cursor that an earlier page gave")
+
+
+def connect(url: str, settings: Settings, receiver: str) -> SqliteRegistry:
+    """`sqlite:` is registry.sqlite in the data folder."""
+    return SqliteRegistry(DataFolder(settings.data_dir).registry_path)

@@ -1,0 +1,1 @@
+"""Cutting extracted text into the chunks that are embedded."""

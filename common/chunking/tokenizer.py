@@ -1,0 +1,69 @@
+"""Counts tokens with the tokenizer of the embedding model."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from tokenizers import Tokenizer
+
+_PIECE_CHARACTERS: Final = 1 << 16
+_BATCH_CHARACTERS: Final = 1 << 18
+
+
+class TokenizerCounter:
+    """A TokenCounter over a tokenizer.json; truncation and padding in it are switched off."""
+
+    def __init__(self, tokenizer_json_path: str | Path) -> None:
+        self._tokenizer = Tokenizer.from_file(str(tokenizer_json_path))
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+
+    def count(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text, special tokens not included.
+
+        A text over 65,536 characters is counted in pieces, so that memory stays bounded; where
+        a piece ends inside a word the sum may differ a little from the count of the whole.
+        """
+        counts = [0] * len(texts)
+        for batch in _batches(texts):
+            pieces = [piece for _, piece in batch]
+            encodings = self._tokenizer.encode_batch_fast(pieces, add_special_tokens=False)
+            for (index, _), encoding in zip(batch, encodings, strict=True):
+                counts[index] += len(encoding)
+        return counts
+
+    def offsets(self, text: str) -> list[tuple[int, int]]:
+        """The character span of every token of text, in order."""
+        spans: list[tuple[int, int]] = []
+        for start, piece in _pieces(text):
+            encoding = self._tokenizer.encode(piece, add_special_tokens=False)
+            spans.extend((start + first, start + last) for first, last in encoding.offsets)
+        return spans
+
+
+def _pieces(text: str) -> Iterator[tuple[int, str]]:
+    """Where each piece starts and the piece; cut behind a blank where there is one."""
+    start = 0
+    while len(text) - start > _PIECE_CHARACTERS:
+        piece = text[start : start + _PIECE_CHARACTERS]
+        words = piece.rsplit(None, 1)
+        if not piece[-1].isspace() and len(words) > 1:
+            piece = piece[: len(piece) - len(words[1])]
+        yield start, piece
+        start += len(piece)
+    yield start, text[start:]
+
+
+def _batches(texts: Sequence[str]) -> Iterator[list[tuple[int, str]]]:
+    """Pieces with the index of their text, in batches of bounded size."""
+    batch: list[tuple[int, str]] = []
+    characters = 0
+    for index, text in enumerate(texts):
+        for _, piece in _pieces(text):
+            if batch and characters + len(piece) > _BATCH_CHARACTERS:
+                yield batch
+                batch, characters = [], 0
+            batch.append((index, piece))
+            characters += len(piece)
+    if batch:
+        yield batch

@@ -1,0 +1,82 @@
+"""Settings for commands: mistakes named by their variable, and the list of all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import PydanticUndefined
+
+from common.cli.output import Output
+from common.cli.problems import JSON, ExitCode, WrongUsageError
+from common.settings import Settings
+
+
+def load_settings(overrides: Mapping[str, Any]) -> Settings:
+    """The environment's settings under the command line's. Raises WrongUsageError."""
+    given = {name: value for name, value in overrides.items() if value is not None}
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        mistakes = [
+            f"{variable('.'.join(map(str, e['loc'])))}: {e['msg']}, not {e['input']!r}"
+            for e in error.errors()
+        ]
+        raise WrongUsageError("; ".join(mistakes)) from None
+
+
+def variable(name: str) -> str:
+    """The environment variable of a setting."""
+    return f"BLOOMWEAVER_{name.upper()}"
+
+
+def list_settings(out: Output) -> int:
+    """Print every setting: variable, value, default, description."""
+    described = describe(load_settings({}))
+    out.json(described)
+    if not out.as_json:
+        _print_table(out, described)
+    return ExitCode.DONE
+
+
+def describe(settings: Settings) -> list[JSON]:
+    values = settings.model_dump(mode="json")
+    return [
+        {
+            "name": name,
+            "variable": variable(name),
+            "default": _default(name),
+            "value": values[name],
+            "description": field.description or "",
+        }
+        for name, field in Settings.model_fields.items()
+    ]
+
+
+def _default(name: str) -> object:
+    """As JSON; a default that the machine decides is stated as it is on this one."""
+    default = Settings.model_fields[name].get_default(call_default_factory=True, validated_data={})
+    simple = isinstance(default, str | int | float | bool) or default is None
+    return default if simple and default is not PydanticUndefined else str(default)
+
+
+def _print_table(out: Output, described: list[JSON]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("variable", "value", "default", "what for", box=None, pad_edge=False)
+    table.columns[0].no_wrap = True
+    for setting in described:
+        changed = setting["value"] != setting["default"]
+        table.add_row(
+            setting["variable"],
+            Text(_shown(setting["value"]), style="bold yellow" if changed else ""),
+            Text(_shown(setting["default"]), style="dim"),
+            Text(setting["description"]),
+        )
+    out.table(table)
+
+
+def _shown(value: object) -> str:
+    return "none" if value is None else str(value)

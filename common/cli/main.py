@@ -1,0 +1,272 @@
+"""The console command `bloomweaver`: what the commands are called and what they take.
+
+Nothing heavy is imported here, so that `--help` answers at once; and nothing that imports
+prometheus_client, because a role has to set its environment before (roles.py).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from common.cli import dlq, options, roles
+from common.cli.output import Output, run, run_plain, service_url
+from common.cli.problems import ExitCode
+
+SERVICE, CLIENT, ABOUT = "Run the service", "Use a service", "Find out"
+
+app = typer.Typer(
+    name="bloomweaver",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_show_locals=False,
+    help=(
+        "Keeps a vector index true to documents that change.\n\n"
+        "**First steps:** start the service with `bloomweaver up`, send a folder from "
+        "another terminal with `bloomweaver push docs/`, and ask with "
+        '`bloomweaver search "your question"`.\n\n'
+        "Exit codes: 0 done; 1 something failed; 2 wrong usage or configuration; 3 the service "
+        "could not be reached; 130 interrupted."
+    ),
+)
+app.command(rich_help_panel=SERVICE)(roles.up)
+app.command(rich_help_panel=SERVICE)(roles.webhook)
+app.command(rich_help_panel=SERVICE)(roles.worker)
+
+Paths = Annotated[list[str], typer.Argument(help="Files, folders, or globs.", metavar="PATH…")]
+
+
+@app.command(rich_help_panel=CLIENT)
+def push(
+    paths: Paths,
+    *,
+    namespace: options.Namespace = "default",
+    prefix: options.Prefix = "",
+    metadata: options.Metadata = None,
+    delete_missing: Annotated[
+        bool, typer.Option("--delete-missing", help="Delete documents whose file is gone.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Let --delete-missing delete everything.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be sent, and send nothing.")
+    ] = False,
+    wait: options.Wait = True,
+    url: options.Url = None,
+    as_json: options.Json = False,
+) -> None:
+    """Send files and folders; only what changed since the last time is sent.
+
+    Takes text, Markdown, reStructuredText, HTML, PDF and DOCX. A document is called as its
+    path within the pushed folder. Hidden files are left out. With --delete-missing, documents
+    of the namespace (under --prefix) that are not among the files are deleted.
+
+    **Example:** `bloomweaver push docs/ --delete-missing --metadata team=platform`
+    """
+    from common.cli.plan import parse_metadata
+    from common.cli.push import PushOptions, push_command
+
+    out = Output(as_json=as_json)
+    run(
+        lambda: push_command(
+            service_url(url),
+            PushOptions(
+                paths=paths,
+                namespace=namespace,
+                prefix=prefix,
+                metadata=parse_metadata(metadata or []),
+                delete_missing=delete_missing,
+                force=force,
+                dry_run=dry_run,
+                wait=wait,
+            ),
+            out,
+        )
+    )
+
+
+@app.command(rich_help_panel=CLIENT)
+def watch(
+    paths: Paths,
+    *,
+    namespace: options.Namespace = "default",
+    prefix: options.Prefix = "",
+    metadata: options.Metadata = None,
+    debounce: Annotated[
+        int, typer.Option(help="Milliseconds in which changes are taken together.", min=50)
+    ] = 300,
+    wait: options.Wait = True,
+    url: options.Url = None,
+    as_json: options.Json = False,
+) -> None:
+    """Push, then follow the files: what is saved is sent, what is removed is deleted.
+
+    Ctrl-C ends it. While the service is away, changes are kept and sent when it is back.
+
+    **Example:** `bloomweaver watch docs/`
+    """
+    from common.cli.plan import parse_metadata
+    from common.cli.push import PushOptions
+    from common.cli.watch import watch_command
+
+    out = Output(as_json=as_json)
+    run(
+        lambda: watch_command(
+            service_url(url),
+            PushOptions(
+                paths=paths,
+                namespace=namespace,
+                prefix=prefix,
+                metadata=parse_metadata(metadata or []),
+                wait=wait,
+            ),
+            debounce,
+            out,
+        ),
+        interrupted=ExitCode.DONE,
+    )
+
+
+@app.command(rich_help_panel=CLIENT)
+def replay(
+    feed: Annotated[Path, typer.Argument(help="NDJSON, plain or gzip.", metavar="FEED.jsonl[.gz]")],
+    *,
+    namespace: Annotated[
+        str, typer.Option("--namespace", "-n", help="For lines that name none.")
+    ] = "default",
+    limit: Annotated[
+        int | None, typer.Option(help="Stop after so many lines.", min=0, show_default=False)
+    ] = None,
+    retry_seconds: Annotated[
+        float, typer.Option(help="How long a service that went away is waited for.", min=0)
+    ] = 60.0,
+    wait: options.Wait = True,
+    url: options.Url = None,
+    as_json: options.Json = False,
+) -> None:
+    """Send a feed: one change a line, in order, in constant memory.
+
+    A bad line is reported with its number and stops nothing. When the connection is lost on the
+    way, sending goes on from the first line that has no result. Fields the service does not know
+    are left out; a missing content type is taken from the document id's suffix.
+
+    **Example:** `bloomweaver replay changes.jsonl.gz --namespace handbook`
+    """
+    from common.cli.replay import ReplayOptions, replay_command
+
+    out = Output(as_json=as_json)
+    run(
+        lambda: replay_command(
+            service_url(url),
+            ReplayOptions(
+                path=feed, namespace=namespace, wait=wait, limit=limit, retry_seconds=retry_seconds
+            ),
+            out,
+        )
+    )
+
+
+@app.command(rich_help_panel=CLIENT)
+def search(
+    query: Annotated[str, typer.Argument(help="A question, or words.")],
+    *,
+    namespace: options.Namespace = "default",
+    top_k: Annotated[int, typer.Option(help="How many hits.", min=1)] = 5,
+    where: Annotated[
+        str | None,
+        typer.Option("--filter", metavar="JSON", show_default=False, help="On metadata."),
+    ] = None,
+    wait: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            metavar="SECONDS",
+            show_default=False,
+            help="First wait until all that was accepted so far is visible.",
+        ),
+    ] = None,
+    url: options.Url = None,
+    as_json: options.Json = False,
+) -> None:
+    """Find the passages nearest in meaning, best first.
+
+    **Example:** `bloomweaver search "how deletes stay deleted" --filter '{"team": "platform"}'`
+    """
+    from common.cli.search import SearchOptions, search_command
+
+    out = Output(as_json=as_json)
+    found = SearchOptions(
+        query=query, namespace=namespace, top_k=top_k, where=where, wait_seconds=wait
+    )
+    run(lambda: search_command(service_url(url), found, out))
+
+
+@app.command(rich_help_panel=CLIENT)
+def status(
+    document_id: Annotated[
+        str | None, typer.Argument(metavar="[ID]", help="A document.", show_default=False)
+    ] = None,
+    namespace: options.Namespace = "default",
+    url: options.Url = None,
+    as_json: options.Json = False,
+) -> None:
+    """Show where things stand: the whole service, or one document.
+
+    **Example:** `bloomweaver status guides/quickstart.md`
+    """
+    from common.cli.status import status_command
+
+    out = Output(as_json=as_json)
+    run(lambda: status_command(service_url(url), document_id, namespace, out))
+
+
+app.add_typer(dlq.app, name="dlq", rich_help_panel=CLIENT)
+
+
+@app.command(rich_help_panel=ABOUT)
+def settings(as_json: options.Json = False) -> None:
+    """List every setting: its variable, value, default and what it is for.
+
+    Settings come from the environment or a .env file.
+
+    **Example:** `BLOOMWEAVER_WORKERS_MAX=2 bloomweaver settings`
+    """
+    from common.cli.configuration import list_settings
+
+    run_plain(lambda: list_settings(Output(as_json=as_json)))
+
+
+@app.command(rich_help_panel=ABOUT)
+def demo(
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the data folder.")] = False,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--data-dir", show_default=False, help="An empty folder to use; else a temporary one."
+        ),
+    ] = None,
+) -> None:
+    """See it run: a small handbook with its later edits and deletions, and three searches.
+
+    Starts a service of its own on a free port and an empty folder, and removes both.
+
+    **Example:** `bloomweaver demo`
+    """
+    from common.cli.demo import demo_command
+
+    run(lambda: demo_command(data_dir, keep=keep, out=Output()))
+
+
+def main() -> None:
+    """Ctrl-C before or after a command is as quiet as during one."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        raise SystemExit(int(ExitCode.INTERRUPTED)) from None
+
+
+if __name__ == "__main__":
+    main()

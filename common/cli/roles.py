@@ -1,0 +1,178 @@
+"""Commands that run a part of the product: `up`, `webhook`, `worker …`.
+
+The parts are found by name among the installed entry points, because `common` must not import
+the packages that import it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from enum import StrEnum
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from common.cli import options
+from common.cli.output import run_plain
+from common.cli.problems import WrongUsageError
+
+if TYPE_CHECKING:
+    from common.settings import Settings
+
+GROUP = "bloomweaver.roles"
+EMBEDDED_INDEX = "qdrant-edge"
+
+
+class LogFormat(StrEnum):
+    CONSOLE = "console"
+    JSON = "json"
+
+
+class LogLevel(StrEnum):
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class WorkerKind(StrEnum):
+    EMBED = "embed"
+    CREATE = "create"
+    UPDATE = "update"
+    DELETE = "delete"
+    SWEEP = "sweep"
+
+
+APPLIES = {WorkerKind.CREATE, WorkerKind.UPDATE, WorkerKind.DELETE}
+
+Host = Annotated[str | None, typer.Option(show_default=False, help="Address to listen on.")]
+Port = Annotated[int | None, typer.Option(show_default=False, help="0 picks a free one.")]
+Format = Annotated[LogFormat | None, typer.Option("--log-format", show_default=False)]
+Level = Annotated[LogLevel | None, typer.Option("--log-level", show_default=False)]
+
+
+def up(
+    data_dir: options.DataDir = None,
+    host: Host = None,
+    port: Port = None,
+    log_format: Format = None,
+    log_level: Level = None,
+) -> None:
+    """Start everything on this machine and stay up.
+
+    Webhook, search, consumers and index share this process; embedding workers are child
+    processes that come and go with the work. Ctrl-C or SIGTERM ends it when the work in hand
+    is done. All options are settings too; see `bloomweaver settings`.
+
+    **Example:** `bloomweaver up --data-dir ./data --port 8080`
+    """
+    run_plain(lambda: run_role("up", _overrides(data_dir, log_format, log_level, host, port)))
+
+
+def webhook(
+    data_dir: options.DataDir = None,
+    host: Host = None,
+    port: Port = None,
+    log_format: Format = None,
+    log_level: Level = None,
+) -> None:
+    """Start the HTTP edge by itself.
+
+    It accepts changes. With the embedded index it cannot search: that index lives in one
+    process, which is `bloomweaver up`.
+
+    **Example:** `bloomweaver webhook --host 0.0.0.0 --log-format json`
+    """
+    run_plain(lambda: run_role("webhook", _overrides(data_dir, log_format, log_level, host, port)))
+
+
+def worker(
+    kind: Annotated[WorkerKind, typer.Argument(help="What it works on.")],
+    data_dir: options.DataDir = None,
+    log_format: Format = None,
+    log_level: Level = None,
+) -> None:
+    """Start one worker by itself, until Ctrl-C or SIGTERM.
+
+    embed chunks and embeds documents; create, update and delete write to the index; sweep
+    wakes what was left behind. On one machine `bloomweaver up` runs them all.
+
+    **Example:** `bloomweaver worker embed --data-dir ./data`
+    """
+    run_plain(lambda: run_worker(kind, _overrides(data_dir, log_format, log_level)))
+
+
+def _overrides(
+    data_dir: Path | None,
+    log_format: LogFormat | None,
+    log_level: LogLevel | None,
+    host: str | None = None,
+    port: int | None = None,
+) -> dict[str, Any]:
+    return {
+        "data_dir": data_dir,
+        "log_format": log_format and log_format.value,
+        "log_level": log_level and log_level.value,
+        "host": host,
+        "port": port,
+    }
+
+
+def run_worker(kind: WorkerKind, overrides: dict[str, Any]) -> int:
+    from common.cli.configuration import load_settings
+
+    index_url = load_settings(overrides).index_url
+    if kind in APPLIES and index_url.startswith(EMBEDDED_INDEX):
+        raise WrongUsageError(
+            f"the embedded index ({index_url}) lives in one process, which is `bloomweaver up`, "
+            f"and that process runs the {kind} consumer; to run it by itself, set "
+            "BLOOMWEAVER_INDEX_URL to an index server"
+        )
+    return run_role(kind.value, overrides)
+
+
+def run_role(name: str, overrides: dict[str, Any]) -> int:
+    """Run a part until it ends; returns its exit code. Raises WrongUsageError."""
+    from common.cli.configuration import load_settings
+
+    settings = load_settings(overrides)
+    _prepare_metrics(settings.data_dir, clean=name == "up")
+    return _load(name)(settings)
+
+
+def _prepare_metrics(data_dir: Path, *, clean: bool) -> None:
+    """Where the processes of this machine put their metrics. prometheus_client reads the
+    variable when it is imported, so this comes before a role is loaded."""
+    folder = data_dir.absolute() / "run" / "metrics"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in folder.glob("*.db") if clean else ():
+            # Those of processes that are gone would be counted for ever. Those of a service that
+            # still runs on this folder are left: this one is about to be refused.
+            if not _is_alive(file.stem.rpartition("_")[2]):
+                file.unlink(missing_ok=True)
+    except OSError as error:
+        raise WrongUsageError(f"cannot use the data folder {data_dir}: {error}") from error
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
+
+
+def _is_alive(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _load(name: str) -> Callable[[Settings], int]:
+    found = [*entry_points(group=GROUP, name=name)]
+    if not found:
+        raise WrongUsageError(
+            f"this installation has no role {name!r}; install it again with `pip install -e .`"
+        )
+    return cast("Callable[[Settings], int]", found[0].load())

@@ -1,0 +1,99 @@
+"""`bloomweaver status`: where the service, or one document, stands."""
+
+from __future__ import annotations
+
+import time
+
+from rich.table import Table
+from rich.text import Text
+
+from common.cli.client import Client
+from common.cli.output import Output, plain
+from common.cli.problems import JSON, CommandError, ExitCode
+from common.model import Status
+
+STYLES = {"COMPLETED": "green", "FAILED": "bold red", "PROCESSING": "yellow", "PENDING": "yellow"}
+TIMES = ("accepted_at", "applied_at", "updated_at")
+
+
+async def status_command(url: str, document_id: str | None, namespace: str, out: Output) -> int:
+    async with Client(url) as client:
+        if document_id is None:
+            stats = await client.stats()
+            out.json(stats)
+            _show_stats(stats, out)
+            return ExitCode.DONE
+        row = await client.document(namespace, document_id)
+    if row is None:
+        raise CommandError(f"there is no document {document_id!r} in namespace {namespace!r}")
+    out.json(row)
+    _show_document(row, out)
+    return ExitCode.DONE
+
+
+def _show_stats(stats: JSON, out: Output) -> None:
+    _show_namespaces(stats["namespaces"], out)
+    out.say("")
+    _show_queues(stats["queues"], out)
+    out.say(_workers(stats["workers"]))
+    dead = stats["dead_letters"]
+    hint = "; see `bloomweaver dlq list`" if dead else ""
+    out.say(f"dead letters: {dead}{hint}", "bold red" if dead else "")
+    out.say(f"embedding profile: {stats['embedding_profile']}", "dim")
+
+
+def _show_namespaces(namespaces: list[JSON], out: Output) -> None:
+    if not namespaces:
+        out.say("no documents yet; send some with `bloomweaver push FOLDER`")
+        return
+    table = Table("namespace", *Status, "chunks", box=None, pad_edge=False)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for item in namespaces:
+        counts = item["documents"]
+        cells = [
+            Text(str(counts.get(s, 0)), style=STYLES.get(s, "") if counts.get(s) else "dim")
+            for s in Status
+        ]
+        table.add_row(plain(item["namespace"]), *cells, str(item["chunks"]))
+    out.table(table)
+
+
+def _show_queues(queues: JSON, out: Output) -> None:
+    """Whatever the service says about each queue, one line each."""
+    for name, queue in queues.items():
+        facts = queue.items() if isinstance(queue, dict) else [("waiting", queue)]
+        told = ", ".join(f"{fact.replace('_', ' ')} {_number(value)}" for fact, value in facts)
+        out.say(f"queue {name}: {told}")
+
+
+def _number(value: object) -> str:
+    if value is None:
+        return "none"
+    return f"{value:.1f}" if isinstance(value, float) else str(value)
+
+
+def _workers(workers: JSON | None) -> str:
+    if workers is None:
+        return "workers: none belong to this process"
+    return (
+        f"workers: {workers['running']} running, at most {workers['maximum']}, "
+        f"peak {workers['peak']}, {workers['started_total']} started"
+    )
+
+
+def _show_document(row: JSON, out: Output) -> None:
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for name, value in row.items():
+        if value is None:
+            continue
+        style = STYLES.get(str(value), "") if name == "status" else ""
+        style = "red" if name == "error" else style
+        table.add_row(Text(name, style="dim"), Text(_value(name, value), style, overflow="fold"))
+    out.table(table)
+
+
+def _value(name: str, value: object) -> str:
+    if name in TIMES and isinstance(value, int | float):
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(value)) if value else "never"
+    return plain(str(value))

@@ -1,0 +1,1 @@
+"""Text and block structure of documents, whatever format they came in."""

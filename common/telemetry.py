@@ -1,0 +1,141 @@
+"""Metrics and logging. Counters of all processes of one machine meet in /metrics through
+prometheus-client's multiprocess mode: `up` sets PROMETHEUS_MULTIPROC_DIR for itself and its
+children before this module is imported."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import sys
+
+import structlog
+from prometheus_client import REGISTRY as PROCESS_REGISTRY
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    generate_latest,
+    multiprocess,
+)
+
+_LATENCY_BUCKETS = (
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1,
+    2.5,
+    5,
+    10,
+    30,
+    60,
+    300,
+    1800,
+)
+
+ACCEPTED = Counter(
+    "bloomweaver_changes_total", "Changes answered at accept", ["change_type", "outcome"]
+)
+ACCEPT_SECONDS = Histogram(
+    "bloomweaver_accept_seconds",
+    "From a parsed change to its durable answer",
+    buckets=_LATENCY_BUCKETS,
+)
+QUEUE_AGE_SECONDS = Histogram(
+    "bloomweaver_queue_age_seconds",
+    "From send to first receive",
+    ["queue"],
+    buckets=_LATENCY_BUCKETS,
+)
+HANDLED = Counter("bloomweaver_messages_total", "Messages by how they ended", ["queue", "outcome"])
+HANDLE_SECONDS = Histogram(
+    "bloomweaver_handle_seconds",
+    "Time a message is worked on",
+    ["queue"],
+    buckets=_LATENCY_BUCKETS,
+)
+EMBED_SECONDS = Histogram(
+    "bloomweaver_embed_seconds",
+    "Time the model works for one document",
+    buckets=_LATENCY_BUCKETS,
+)
+CHUNKS = Counter(
+    "bloomweaver_chunks_total", "Chunks of new versions: embedded, or reused from a pack", ["how"]
+)
+APPLIED = Counter("bloomweaver_applied_total", "Versions made visible", ["kind"])
+RECORDS = Counter("bloomweaver_records_total", "Index records by what was done", ["how"])
+FRESHNESS_SECONDS = Histogram(
+    "bloomweaver_freshness_seconds",
+    "From accept to visible in search",
+    buckets=_LATENCY_BUCKETS,
+)
+SEARCH_SECONDS = Histogram(
+    "bloomweaver_search_seconds",
+    "Searches, embedding the query included",
+    buckets=_LATENCY_BUCKETS,
+)
+SEARCH_REQUERIES = Counter(
+    "bloomweaver_search_requeries_total", "Second and third queries of a search", ["why"]
+)
+SWEPT = Counter("bloomweaver_swept_total", "Rows the sweeper acted on", ["how"])
+
+
+def _collecting_registry() -> CollectorRegistry:
+    if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+        return PROCESS_REGISTRY
+    registry = CollectorRegistry()
+    multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    return registry
+
+
+def render_metrics() -> bytes:
+    """All processes' metrics in the Prometheus text format. Reads files: call it in a thread."""
+    return generate_latest(_collecting_registry())
+
+
+def totals() -> dict[str, float]:
+    """Sums since the start, by `name{label values}`; for /v1/stats. Call it in a thread."""
+    sums: dict[str, float] = {}
+    for metric in _collecting_registry().collect():
+        for sample in metric.samples:
+            if sample.name.endswith("_total"):
+                labels = ",".join(v for k, v in sorted(sample.labels.items()) if k != "pid")
+                name = f"{sample.name}{{{labels}}}"
+                sums[name] = sums.get(name, 0.0) + sample.value
+    return sums
+
+
+def configure_logging(log_format: str, log_level: str) -> None:
+    """structlog to standard error: one JSON object a line, or readable lines for a console."""
+    renderer: structlog.types.Processor
+    if log_format == "json":
+        renderer = structlog.processors.JSONRenderer()
+    else:
+        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.dict_tracebacks
+            if log_format == "json"
+            else structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(
+            logging.getLevelNamesMapping()[log_level.upper()]
+        ),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+
+
+def new_traceparent() -> str:
+    """A W3C trace context for a change that came without one."""
+    return f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"

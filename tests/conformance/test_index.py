@@ -1,0 +1,200 @@
+"""What every index adapter promises; one line in FACTORIES adds another."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from common import identity
+from common.adapters.index.qdrant_edge import QdrantEdgeIndex
+from common.model import DocumentKey, MetadataValue, Record
+from common.ports.index import DimensionMismatchError, FieldFilter, Filter, Index, MetadataFilter
+from tests.fakes.index import MemoryIndex, matches
+
+FACTORIES: dict[str, Callable[[Path], Index]] = {
+    "memory": lambda folder: MemoryIndex(),
+    "qdrant-edge": lambda folder: QdrantEdgeIndex(folder / "index"),
+}
+NAMESPACE = "docs"
+
+
+@pytest.fixture(params=FACTORIES)
+async def index(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Index]:
+    made = FACTORIES[request.param](tmp_path)
+    yield made
+    await made.close()
+
+
+def record(
+    number: int,
+    vector: tuple[float, ...] = (1.0, 0.0, 0.0),
+    *,
+    document: str = "a.md",
+    generation: int = 1,
+    metadata: dict[str, MetadataValue] | None = None,
+) -> Record:
+    key = identity.document_key(DocumentKey(NAMESPACE, document))
+    return Record(
+        id=identity.record_id(key, generation, number),
+        vector=array("f", vector),
+        document_id=document,
+        generation=generation,
+        number=number,
+        doc_hash="h",
+        heading_path=("Guide", "Start"),
+        text=f"text {number}",
+        metadata=metadata or {},
+    )
+
+
+async def ids(index: Index, prefix: str = "") -> set[str]:
+    return {record_id async for record_id in index.list_ids(NAMESPACE, prefix)}
+
+
+async def test_a_record_comes_back_whole(index: Index) -> None:
+    metadata: dict[str, MetadataValue] = {
+        "lang": "en", "year": 2024, "score": 0.5, "draft": False, "tags": ["a", "b"],
+        'odd "name" 100%.x': "y",
+    }  # fmt: skip
+    written = record(3, (0.0, 2.0, 0.0), metadata=metadata)
+    token = await index.upsert(NAMESPACE, [written])
+    await index.wait_visible(NAMESPACE, token, timeout_seconds=10)
+    (match,) = await index.query(NAMESPACE, array("f", [0.0, 1.0, 0.0]), top_k=5)
+    assert match.score == pytest.approx(1.0, abs=1e-5)
+    assert match.score <= 1.0
+    assert (match.id, match.document_id, match.generation, match.number) == (
+        written.id, "a.md", 1, 3,
+    )  # fmt: skip
+    assert (match.text, match.heading_path, match.doc_hash) == ("text 3", ("Guide", "Start"), "h")
+    assert match.metadata == metadata
+    assert isinstance(match.metadata["draft"], bool)
+
+
+async def test_the_nearest_come_first_and_no_more_than_asked(index: Index) -> None:
+    await index.upsert(
+        NAMESPACE,
+        [record(0, (1.0, 0.0, 0.0)), record(1, (1.0, 1.0, 0.0)), record(2, (0.0, 0.0, 1.0))],
+    )
+    found = await index.query(NAMESPACE, array("f", [1.0, 0.1, 0.0]), top_k=2)
+    assert [match.number for match in found] == [0, 1]
+    assert found[0].score > found[1].score
+
+
+async def test_deleted_records_are_gone_and_missing_ids_are_no_error(index: Index) -> None:
+    first, second = record(0), record(1)
+    await index.upsert(NAMESPACE, [first, second])
+    await index.delete(NAMESPACE, [first.id, record(9).id])
+    assert await ids(index) == {second.id}
+    assert await index.count(NAMESPACE) == 1
+    found = await index.query(NAMESPACE, array("f", [1.0, 0.0, 0.0]), top_k=5)
+    assert [match.id for match in found] == [second.id]
+
+
+async def test_a_namespace_never_written_is_empty(index: Index) -> None:
+    assert await index.query("nowhere", array("f", [1.0]), top_k=3) == []
+    assert await index.count("nowhere") == 0
+    assert [i async for i in index.list_ids("nowhere")] == []
+    await index.delete("nowhere", ["x#1#0"])
+    assert await index.namespaces() == []
+
+
+async def test_namespaces_do_not_see_each_other(index: Index) -> None:
+    await index.upsert(NAMESPACE, [record(0)])
+    await index.upsert("ütf/8 name", [record(1, (1.0, 0.0))])
+    assert await index.namespaces() == sorted([NAMESPACE, "ütf/8 name"])
+    found = await index.query("ütf/8 name", array("f", [1.0, 0.0]), top_k=5)
+    assert [match.number for match in found] == [1]
+
+
+async def test_another_dimension_is_refused(index: Index) -> None:
+    await index.upsert(NAMESPACE, [record(0)])
+    with pytest.raises(DimensionMismatchError, match="3"):
+        await index.upsert(NAMESPACE, [record(1, (1.0, 0.0))])
+    assert await index.count(NAMESPACE) == 1
+
+
+async def test_listing_by_document_and_generation(index: Index) -> None:
+    mine = [record(n) for n in range(3)]
+    later = record(0, generation=12)
+    other = record(0, document="b.md")
+    await index.upsert(NAMESPACE, [*mine, later, other])
+    key = mine[0].id.partition("#")[0]
+    assert await ids(index, f"{key}#") == {*(r.id for r in mine), later.id}
+    assert await ids(index, f"{key}#1#") == {r.id for r in mine}
+    assert await ids(index, key[:5]) >= {r.id for r in mine}
+
+
+async def test_listing_reaches_beyond_a_page(index: Index) -> None:
+    records = [record(n) for n in range(2300)]
+    await index.upsert(NAMESPACE, records)
+    assert await ids(index) == {r.id for r in records}
+
+
+scalars = st.one_of(
+    st.sampled_from(["en", "de", ""]), st.integers(-3, 3), st.booleans(),
+    st.sampled_from([0.5, 1.0, -2.5]),
+)  # fmt: skip
+values = st.one_of(scalars, st.lists(st.sampled_from(["en", "de", "fr"]), max_size=3))
+fields = st.sampled_from(["lang", "year", "a.b"])
+metadatas = st.dictionaries(fields, values, max_size=3)
+numbers = st.one_of(st.integers(-3, 3), st.sampled_from([0.5, 1.0, -2.5]))
+conditions = st.one_of(
+    st.builds(FieldFilter, fields, st.sampled_from(["eq", "ne"]), scalars),
+    st.builds(
+        FieldFilter, fields, st.sampled_from(["in", "nin"]),
+        st.lists(scalars, min_size=1, max_size=3).map(tuple),
+    ),
+    st.builds(FieldFilter, fields, st.sampled_from(["gt", "gte", "lt", "lte"]), numbers),
+)  # fmt: skip
+filters = st.recursive(
+    conditions,
+    lambda inner: st.builds(
+        Filter, st.sampled_from(["all", "any"]), st.lists(inner, min_size=1, max_size=3).map(tuple)
+    ),
+    max_leaves=4,
+)
+
+
+@pytest.fixture(scope="module", params=FACTORIES)
+def filled(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[], Index]:
+    folder = tmp_path_factory.mktemp("filters")
+    counter = iter(range(10**6))
+    return lambda: FACTORIES[request.param](folder / str(next(counter)))
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.lists(metadatas, min_size=1, max_size=8), st.lists(filters, min_size=1, max_size=6))
+async def test_filters_select_what_their_definition_says(
+    filled: Callable[[], Index],
+    stored: list[dict[str, MetadataValue]],
+    wheres: list[MetadataFilter],
+) -> None:
+    index = filled()
+    try:
+        await index.upsert(
+            NAMESPACE, [record(n, metadata=metadata) for n, metadata in enumerate(stored)]
+        )
+        for where in wheres:
+            found = await index.query(NAMESPACE, array("f", [1.0, 0, 0]), top_k=50, where=where)
+            expected = {n for n, metadata in enumerate(stored) if matches(metadata, where)}
+            assert {match.number for match in found} == expected, where
+    finally:
+        await index.close()
+
+
+@pytest.mark.parametrize("present", [True, False])
+async def test_exists(index: Index, present: bool) -> None:
+    await index.upsert(NAMESPACE, [record(0, metadata={"lang": "en"}), record(1)])
+    found = await index.query(
+        NAMESPACE, array("f", [1.0, 0, 0]), top_k=5, where=FieldFilter("lang", "exists", present)
+    )
+    assert [match.number for match in found] == [0 if present else 1]

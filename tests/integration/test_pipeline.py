@@ -1,0 +1,380 @@
+"""From an accepted change to a true index, with the interleavings that break other tools."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from common import identity
+from common.model import GarbageState, QueueName, Status
+from common.ports.errors import TransientError
+from common.transitions import Outcome
+from tests.pipeline import NAMESPACE, Pipeline, pipeline
+from workers.lease import Lease, LeaseExpiredError
+from workers.outcome import Done
+from workers.retry import PermanentFailureError
+
+CHANGE, CREATE, UPDATE, DELETE = QueueName
+
+
+def document(*sections: str) -> str:
+    return "\n\n".join(f"# Part {n}\n\n{text}" for n, text in enumerate(sections))
+
+
+THREE = document("alpha beta", "gamma delta", "epsilon zeta")
+EDITED = document("alpha beta", "gamma changed delta", "epsilon zeta")
+
+
+@pytest.fixture
+async def flow(tmp_path: Path) -> AsyncIterator[Pipeline]:
+    async with pipeline(tmp_path) as made:
+        yield made
+
+
+async def stray_records(flow: Pipeline) -> set[str]:
+    """Ids in the index that no manifest names."""
+    named: set[str] = set()
+    page = await flow.registry.scan(NAMESPACE, limit=1000)
+    for row in page.rows:
+        named |= set(identity.record_ids(identity.document_key(row.key), row.applied.manifest))
+    return {i async for i in flow.index.list_ids(NAMESPACE)} - named
+
+
+async def test_an_insert_becomes_visible_whole(flow: Pipeline) -> None:
+    await flow.insert("a.md", THREE)
+    await flow.run()
+    row = await flow.row("a.md")
+    assert (row.status, row.applied.version, row.applied.chunk_count) == (Status.COMPLETED, 1, 3)
+    assert [text.split()[-1] for text in await flow.shown("a.md")] == ["beta", "delta", "zeta"]
+    (hit,) = [h for h in await flow.searcher.search(NAMESPACE, "gamma", top_k=3) if h.chunk == 1]
+    assert hit.document_id == "a.md"
+    assert hit.version == 1
+
+
+async def test_an_edit_embeds_and_writes_only_the_changed_chunk(flow: Pipeline) -> None:
+    await flow.insert("a.md", THREE)
+    await flow.run()
+    flow.embedder.embedded.clear()
+    flow.index.upserted.clear()
+    await flow.insert("a.md", EDITED)
+    await flow.run()
+    assert len(flow.embedder.embedded) == 1
+    assert "changed" in flow.embedder.embedded[0]
+    assert len(flow.index.upserted) == 1
+    assert [t.split()[-1] for t in await flow.shown("a.md")] == ["beta", "delta", "zeta"]
+    assert await stray_records(flow) == set()
+    assert (await flow.row("a.md")).garbage == ()
+
+
+async def test_other_metadata_embeds_nothing_and_rewrites_every_record(flow: Pipeline) -> None:
+    await flow.insert("a.md", THREE)
+    await flow.run()
+    flow.embedder.embedded.clear()
+    await flow.insert("a.md", THREE, metadata={"lang": "en"})
+    await flow.run()
+    assert flow.embedder.embedded == []
+    hits = await flow.searcher.search(NAMESPACE, "alpha", top_k=9)
+    assert [hit.metadata for hit in hits] == [{"lang": "en"}] * 3
+    assert await stray_records(flow) == set()
+
+
+async def test_the_same_change_again_does_nothing(flow: Pipeline) -> None:
+    await flow.insert("a.md", THREE)
+    await flow.run()
+    again = await flow.insert("a.md", THREE)
+    assert (again.outcome, again.version) == (Outcome.UNCHANGED, 1)
+    assert await flow.step(CHANGE) is None
+
+
+async def test_a_burst_of_edits_is_embedded_once(flow: Pipeline) -> None:
+    for n in range(100):
+        await flow.insert("a.md", document(f"text number {n}"))
+    await flow.run()
+    assert len(flow.embedder.embedded) == 1
+    row = await flow.row("a.md")
+    assert (row.applied.version, row.status) == (100, Status.COMPLETED)
+
+
+async def test_two_workers_do_not_embed_the_same_version(flow: Pipeline) -> None:
+    await flow.insert("a.md", THREE)
+    await flow.insert("a.md", THREE)  # unchanged, but not applied yet: a second wake-up
+    first, second = await flow.receive(CHANGE), await flow.receive(CHANGE)
+    assert first
+    assert second
+    held = flow.embedder.embed_documents
+
+    async def overtaken(texts: list[str]) -> object:
+        flow.embedder.embed_documents = held  # type: ignore[method-assign]
+        assert await flow.handle(second) == Done("another wake-up has it")
+        return await held(texts)
+
+    flow.embedder.embed_documents = overtaken  # type: ignore[method-assign, assignment]
+    assert await flow.handle(first) == Done("embedded")
+    assert len(flow.embedder.embedded) == 3
+
+
+async def test_a_deleted_document_is_hidden_at_once_and_leaves_nothing(flow: Pipeline) -> None:
+    await flow.insert("a.md", THREE)
+    await flow.run()
+    await flow.delete("a.md")
+    await flow.run()
+    assert await flow.searcher.search(NAMESPACE, "alpha", top_k=9) == []
+    assert await flow.index.count(NAMESPACE) == 0
+    assert (await flow.row("a.md")).status is Status.DELETED
+
+
+async def test_a_late_embedding_does_not_bring_a_deleted_document_back(flow: Pipeline) -> None:
+    await flow.insert("a.md", THREE)
+    await flow.step(CHANGE)
+    late = await flow.receive(CREATE)
+    assert late
+    await flow.delete("a.md")
+    await flow.run()
+    await flow.handle(late)
+    assert await flow.searcher.search(NAMESPACE, "alpha", top_k=9) == []
+    assert await flow.index.count(NAMESPACE) == 0
+
+
+async def test_a_late_version_does_not_overwrite_a_newer_one(flow: Pipeline) -> None:
+    await flow.insert("a.md", document("old text"))
+    await flow.step(CHANGE)
+    late = await flow.receive(CREATE)
+    assert late
+    await flow.insert("a.md", document("new text"))
+    await flow.run()
+    await flow.handle(late)
+    assert await flow.shown("a.md") == ["# Part 0\n\nnew text"]
+    assert await stray_records(flow) == set()
+
+
+async def test_readers_see_the_old_version_until_the_commit(flow: Pipeline) -> None:
+    await flow.insert("a.md", document("old text"))
+    await flow.run()
+    await flow.insert("a.md", document("new text"))
+    await flow.step(CHANGE)
+    update = await flow.receive(UPDATE)
+    assert update
+    seen: list[list[str]] = []
+    put_if = flow.registry.put_if
+
+    async def look_first(row: object) -> object:
+        hits = await flow.searcher.search(NAMESPACE, "text", top_k=9)
+        seen.append([hit.text for hit in hits])
+        return await put_if(row)  # type: ignore[arg-type]
+
+    flow.registry.put_if = look_first  # type: ignore[method-assign, assignment]
+    await flow.handle(update)
+    hits = await flow.searcher.search(NAMESPACE, "text", top_k=9)
+    # Before the attempt, before the commit (its records are in the index), before forgetting.
+    old, new = ["# Part 0\n\nold text"], ["# Part 0\n\nnew text"]
+    assert seen == [old, old, new]
+    assert [hit.text for hit in hits] == new
+
+
+async def test_a_rival_commit_makes_the_attempt_plan_again(flow: Pipeline) -> None:
+    await flow.insert("a.md", document("one"))
+    await flow.run()
+    await flow.insert("a.md", document("one", "two"))
+    await flow.step(CHANGE)
+    slow = await flow.receive(UPDATE)
+    assert slow
+    await flow.insert("a.md", document("three"))
+    await flow.step(CHANGE)
+    # The rival applies version 3 in the middle of the slow attempt at version 2.
+    rivals = [await flow.receive(UPDATE)]
+
+    async def rival_first(token: object, *args: object, **kwargs: object) -> None:
+        if rivals:
+            rival = rivals.pop()
+            assert rival
+            await flow.handle(rival)
+
+    flow.index.wait_visible = rival_first  # type: ignore[method-assign, assignment]
+    await flow.handle(slow)
+    assert await flow.shown("a.md") == ["# Part 0\n\nthree"]
+    flow.clock.now += 1000
+    await flow.sweeper.sweep_rows()
+    flow.clock.now += 1000
+    await flow.sweeper.sweep_rows()
+    assert await stray_records(flow) == set()
+
+
+async def test_an_expired_holder_does_not_write(flow: Pipeline) -> None:
+    await flow.insert("a.md", THREE)
+    await flow.step(CHANGE)
+    delivery = await flow.receive(CREATE)
+    assert delivery
+    lease = Lease(flow.clock, flow.clock.now)
+    with pytest.raises(LeaseExpiredError):
+        await flow.handlers()[CREATE](delivery, lease)
+    assert flow.index.upserted == []
+
+
+async def test_a_zombies_records_are_collected_and_its_commit_refused(flow: Pipeline) -> None:
+    await flow.insert("a.md", THREE)
+    await flow.step(CHANGE)
+    zombie = await flow.receive(CREATE)
+    assert zombie
+
+    async def sleep_long(*args: object, **kwargs: object) -> None:
+        """Between its writes and its commit the zombie is out for an hour; all is collected."""
+        flow.index.wait_visible = woken  # type: ignore[method-assign, assignment]
+        flow.clock.now += 3600
+        await flow.sweeper.sweep_rows()
+        doomed = (await flow.row("a.md")).garbage
+        assert [entry.state for entry in doomed] == [GarbageState.DOOMED]
+        flow.clock.now += 3600
+        await flow.sweeper.sweep_rows()
+        assert await flow.index.count(NAMESPACE) == 0
+
+    async def woken(*args: object, **kwargs: object) -> None:
+        return None
+
+    flow.index.wait_visible = sleep_long  # type: ignore[method-assign, assignment]
+    with pytest.raises(LeaseExpiredError):
+        await flow.handle(zombie)
+    assert (await flow.row("a.md")).applied.version == 0
+    await flow.run()
+    assert len(await flow.shown("a.md")) == 3
+    assert await stray_records(flow) == set()
+
+
+async def test_a_crash_between_upsert_and_commit_leaves_nothing_behind(flow: Pipeline) -> None:
+    await flow.insert("a.md", THREE)
+    await flow.step(CHANGE)
+    delivery = await flow.receive(CREATE)
+    assert delivery
+
+    async def crash(*args: object, **kwargs: object) -> None:
+        raise TransientError("killed here")
+
+    visible, flow.index.wait_visible = flow.index.wait_visible, crash  # type: ignore[method-assign, assignment]
+    with pytest.raises(TransientError):
+        await flow.handle(delivery)
+    flow.index.wait_visible = visible  # type: ignore[method-assign]
+    assert len(await stray_records(flow)) == 3
+    flow.clock.now += 31
+    await flow.run()
+    assert len(await flow.shown("a.md")) == 3
+    for _ in range(2):
+        flow.clock.now += 1000
+        await flow.sweeper.sweep_rows()
+    assert await stray_records(flow) == set()
+    assert (await flow.row("a.md")).sweep_at is None
+
+
+async def test_a_missing_pack_is_made_again(flow: Pipeline) -> None:
+    await flow.insert("a.md", THREE)
+    await flow.step(CHANGE)
+    packs = [info.key async for info in flow.blobs.list("packs")]
+    await flow.blobs.delete(packs)
+    await flow.run()
+    assert len(await flow.shown("a.md")) == 3
+
+
+async def test_a_torn_pack_is_made_again(flow: Pipeline) -> None:
+    await flow.insert("a.md", THREE)
+    await flow.step(CHANGE)
+    (pack,) = [info.key async for info in flow.blobs.list("packs")]
+    await flow.blobs.put(pack, (await flow.blobs.get(pack))[:-50])
+    await flow.run()
+    assert len(await flow.shown("a.md")) == 3
+
+
+async def test_missing_content_fails_with_a_reason_a_person_can_act_on(flow: Pipeline) -> None:
+    await flow.insert("a.md", THREE)
+    await flow.blobs.delete([(await flow.row("a.md")).desired.blob_key])
+    delivery = await flow.receive(CHANGE)
+    assert delivery
+    with pytest.raises(PermanentFailureError, match="send the document again"):
+        await flow.handle(delivery)
+
+
+async def test_a_lost_wake_up_is_sent_again_by_the_sweeper(flow: Pipeline) -> None:
+    await flow.insert("a.md", THREE)
+    lost = await flow.receive(CHANGE)
+    assert lost
+    await flow.queue.ack(lost)
+    assert await flow.sweeper.sweep_rows() == 0
+    flow.clock.now += 61
+    await flow.sweeper.sweep_rows()
+    await flow.sweeper.sweep_rows()
+    assert (await flow.queue.depth(CHANGE)).waiting == 1
+    await flow.run()
+    assert len(await flow.shown("a.md")) == 3
+
+
+async def test_the_sweeper_does_not_lengthen_a_backlog(flow: Pipeline) -> None:
+    await flow.insert("a.md", THREE)
+    flow.clock.now += 61
+    await flow.sweeper.sweep_rows()
+    assert (await flow.queue.depth(CHANGE)).waiting == 1
+
+
+async def test_old_tombstones_and_blobs_are_forgotten(flow: Pipeline) -> None:
+    await flow.insert("a.md", THREE)
+    await flow.insert("b.md", document("stays"))
+    await flow.run()
+    await flow.delete("a.md")
+    await flow.run()
+    flow.clock.now += 2000
+    await flow.sweeper.sweep_rows()
+    assert [r.key.document_id for r in (await flow.registry.scan(NAMESPACE)).rows] == ["b.md"]
+    old = replace_clock(flow, 10**10)
+    removed = await old.sweep_blobs()
+    assert removed == 2  # the content and the pack of a.md
+    await flow.blobs.get((await flow.row("b.md")).desired.blob_key)
+
+
+def replace_clock(flow: Pipeline, now: float) -> object:
+    sweeper = flow.sweeper
+    sweeper.clock = lambda: now
+    return sweeper
+
+
+async def test_young_blobs_are_spared(flow: Pipeline) -> None:
+    await flow.blobs.put("raw/x/ab/abcdef", b"an accept is under way")
+    flow.clock.now = 10**9
+    assert await flow.sweeper.sweep_blobs() == 0
+
+
+async def test_identical_chunks_and_documents(flow: Pipeline) -> None:
+    same = document("twin", "twin", "twin")
+    await flow.insert("a.md", same)
+    await flow.insert("b.md", same)
+    await flow.run()
+    await flow.delete("a.md")
+    await flow.run()
+    assert len(await flow.shown("b.md")) == 3
+    assert await stray_records(flow) == set()
+
+
+async def test_an_empty_document_is_complete_with_no_chunks(flow: Pipeline) -> None:
+    await flow.insert("a.md", THREE)
+    await flow.run()
+    await flow.insert("a.md", "")
+    await flow.run()
+    row = await flow.row("a.md")
+    assert (row.status, row.applied.version, row.applied.chunk_count) == (Status.COMPLETED, 2, 0)
+    assert await flow.index.count(NAMESPACE) == 0
+
+
+async def test_a_search_fills_its_page_past_hidden_records(flow: Pipeline) -> None:
+    """Records of attempts that never committed are nearer than everything visible."""
+    await flow.insert("a.md", document("wanted words"))
+    await flow.run()
+    (real,) = flow.index.records[NAMESPACE].values()
+    ghosts = [
+        replace(real, id=f"ghost#9#{n}", generation=9, number=n, vector=await query(flow))
+        for n in range(40)
+    ]
+    await flow.index.upsert(NAMESPACE, ghosts)
+    hits = await flow.searcher.search(NAMESPACE, "wanted", top_k=1)
+    assert [hit.text for hit in hits] == ["# Part 0\n\nwanted words"]
+
+
+async def query(flow: Pipeline) -> object:
+    return await flow.embedder.embed_query("wanted")

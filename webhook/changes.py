@@ -1,0 +1,105 @@
+"""POST /v1/changes with one change or a list of them, validated whole before any is accepted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from aiohttp import web
+
+from common.model import DocumentKey
+from webhook.accept import Change, NothingToUpdateError, ProfileMismatchError
+from webhook.acceptance import accept_change, result_of
+from webhook.bodies import (
+    beside,
+    given_traceparent,
+    media_type_of,
+    read_body,
+    traceparent_of,
+)
+from webhook.feed import NDJSON_TYPES, answer_feed
+from webhook.problems import UNSUPPORTED_MEDIA_TYPE, Problem, deadline, problem_of
+from webhook.services import SERVICES, Services
+from webhook.validation import change_of, changes_of, parse_json
+
+
+async def post_changes(request: web.Request) -> web.StreamResponse:
+    """202 once every change is durable; 200 and a stream of results for NDJSON."""
+    media_type = media_type_of(request)
+    if media_type in NDJSON_TYPES:
+        return await answer_feed(request)
+    if media_type not in ("", "application/json"):
+        known = ["application/json", *NDJSON_TYPES]
+        detail = f"the body must be one of {', '.join(known)}"
+        raise Problem(UNSUPPORTED_MEDIA_TYPE, detail, limit=known)
+    services = request.app[SERVICES]
+    settings = services.settings
+    body = await read_body(
+        request, settings.max_body_bytes, stall_seconds=settings.request_timeout_seconds
+    )
+    trace = given_traceparent(request)
+
+    def parse() -> Change | list[Change]:
+        value = parse_json(body)
+        if isinstance(value, dict) and "changes" in value:
+            return changes_of(value, settings, traceparent=trace or traceparent_of(request))
+        return change_of(value, settings, traceparent=trace or traceparent_of(request))
+
+    changes = await beside(len(body), parse)
+    if isinstance(changes, Change):
+        result = await accept_change(services, changes)
+        return web.json_response(result_of(result), status=202)
+    results = await _accept_all(services, changes)
+    return web.json_response({"results": results}, status=202)
+
+
+async def _accept_all(services: Services, changes: Sequence[Change]) -> list[dict[str, Any]]:
+    """One result a change. Documents side by side, the changes of one document in order.
+
+    The first change that cannot be accepted for now ends it all: sending the list again is safe.
+    """
+    await _bind_all(services, changes)
+    results: list[dict[str, Any]] = [{} for _ in changes]
+    documents: dict[DocumentKey, list[int]] = {}
+    for index, change in enumerate(changes):
+        documents.setdefault(change.key, []).append(index)
+    todo = iter(documents.values())
+
+    async def work(groups: Iterator[list[int]]) -> None:
+        for indices in groups:
+            for index in indices:
+                results[index] = await _accept_one(services, changes[index])
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(services.settings.accept_concurrency, len(documents))):
+                group.create_task(work(todo))
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    return results
+
+
+async def _accept_one(services: Services, change: Change) -> dict[str, Any]:
+    """An update of nothing is this change's own answer: its neighbours are accepted by now."""
+    try:
+        return result_of(await accept_change(services, change))
+    except NothingToUpdateError as error:
+        key = change.key
+        error_body = problem_of(error).body()
+        return {"namespace": key.namespace, "document_id": key.document_id, "error": error_body}
+
+
+async def _bind_all(services: Services, changes: Sequence[Change]) -> None:
+    """Refuse a namespace of another profile before anything of the list is accepted."""
+    seen: set[str] = set()
+    for index, change in enumerate(changes):
+        namespace = change.key.namespace
+        if namespace in seen:
+            continue
+        seen.add(namespace)
+        try:
+            async with deadline(services.settings.request_timeout_seconds):
+                await services.acceptor.bind(namespace)
+        except ProfileMismatchError as error:
+            raise problem_of(error).within(f"changes[{index}]") from None

@@ -1,0 +1,181 @@
+"""The read path: query the index first, read the matched documents' rows after.
+
+A match counts only if its record is in its document's manifest, so a reader sees a document's
+old version until the commit and the new one after it: never a mix, never nothing in between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from common import telemetry
+from common.clock import Clock, system_clock
+from common.model import DocumentKey, Match, MetadataValue, Row, Status, Vector, contains
+from common.ports.embedder import Embedder
+from common.ports.index import Index, MetadataFilter
+from common.ports.registry import Registry
+
+QUERIES_AT_MOST = 3
+SHORTEST_POLL_SECONDS = 0.005
+LONGEST_POLL_SECONDS = 0.1
+
+
+class NotAppliedInTimeError(Exception):
+    """A document the caller wants to see did not become visible within the wait."""
+
+
+class ApplyFailedError(NotAppliedInTimeError):
+    """It will not become visible: embedding it failed, for the reason in the message."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hit:
+    """`score` is cosine similarity. `chunk` is the chunk's place in its document, from 0."""
+
+    document_id: str
+    version: int
+    chunk: int
+    score: float
+    text: str
+    heading_path: tuple[str, ...]
+    metadata: dict[str, MetadataValue]
+
+
+@dataclass(slots=True)
+class Searcher:
+    """Answers searches over one namespace at a time."""
+
+    index: Index
+    registry: Registry
+    embedder: Embedder
+    clock: Clock = system_clock
+
+    async def search(
+        self, namespace: str, query: str, *, top_k: int, where: MetadataFilter | None = None
+    ) -> list[Hit]:
+        """At most `top_k` chunks, best first. Raises what the ports raise."""
+        vector = await self.embedder.embed_query(query)
+        return await self.search_vector(namespace, vector, top_k=top_k, where=where)
+
+    async def search_vector(
+        self,
+        namespace: str,
+        vector: Vector[float],
+        *,
+        top_k: int,
+        where: MetadataFilter | None = None,
+    ) -> list[Hit]:
+        fetch = 2 * top_k + 8
+        hits: list[Hit] = []
+        for query_number in range(1, QUERIES_AT_MOST + 1):
+            began = self.clock()
+            matches = await self.index.query(namespace, vector, top_k=fetch, where=where)
+            keys = {DocumentKey(namespace, match.document_id) for match in matches}
+            rows = await self.registry.get_many(sorted(keys))
+            hits = _visible(matches, rows, namespace)
+            short = len(hits) < top_k and len(matches) == fetch
+            why = _why_again(began, rows.values(), short)
+            if why is None or query_number == QUERIES_AT_MOST:
+                break
+            telemetry.SEARCH_REQUERIES.labels(why).inc()
+            fetch = 4 * fetch if short else fetch
+        return hits[:top_k]
+
+    async def wait_applied(
+        self, versions: Mapping[DocumentKey, int], *, timeout_seconds: float
+    ) -> None:
+        """As the function of this name, on this searcher's registry."""
+        await wait_applied(self.registry, versions, timeout_seconds=timeout_seconds)
+
+    async def behind(self, namespace: str) -> dict[DocumentKey, int]:
+        """Documents whose accepted version is not visible yet, and that version."""
+        found: dict[DocumentKey, int] = {}
+        for status in (Status.PENDING, Status.PROCESSING):
+            cursor: str | None = None
+            while True:
+                page = await self.registry.scan(namespace, status=status, cursor=cursor, limit=1000)
+                found.update({r.key: r.desired.version for r in page.rows if r.behind})
+                cursor = page.cursor
+                if cursor is None:
+                    break
+        return found
+
+
+async def wait_applied(
+    registry: Registry, versions: Mapping[DocumentKey, int], *, timeout_seconds: float
+) -> None:
+    """Return when each document shows at least its version. Raises NotAppliedInTimeError.
+
+    A document that FAILED at such a version ends the wait at once: ApplyFailedError.
+    """
+    waiting = dict(versions)
+    pause = SHORTEST_POLL_SECONDS
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            while waiting:
+                rows = await registry.get_many(list(waiting))
+                waiting = _still_waiting(waiting, rows)
+                if waiting:
+                    await asyncio.sleep(pause)
+                    pause = min(2 * pause, LONGEST_POLL_SECONDS)
+    except TimeoutError:
+        names = ", ".join(f"{k.document_id!r} at {v}" for k, v in list(waiting.items())[:3])
+        raise NotAppliedInTimeError(
+            f"{len(waiting)} document(s) not applied within {timeout_seconds:g} s: {names}"
+        ) from None
+
+
+def _visible(
+    matches: Iterable[Match], rows: Mapping[DocumentKey, Row], namespace: str
+) -> list[Hit]:
+    hits = []
+    for match in matches:
+        row = rows.get(DocumentKey(namespace, match.document_id))
+        if row and contains(row.applied.manifest, match.generation, match.number):
+            hits.append(_hit(match, row))
+    return sorted(hits, key=lambda hit: -hit.score)
+
+
+def _hit(match: Match, row: Row) -> Hit:
+    return Hit(
+        document_id=match.document_id,
+        version=row.applied.version,
+        chunk=_place(row, match),
+        score=match.score,
+        text=match.text,
+        heading_path=match.heading_path,
+        metadata=match.metadata,
+    )
+
+
+def _place(row: Row, match: Match) -> int:
+    place = 0
+    for ids in row.applied.manifest:
+        if ids.generation == match.generation and ids.first <= match.number <= ids.last:
+            return place + match.number - ids.first
+        place += len(ids)
+    raise AssertionError("only records of the manifest become hits")
+
+
+def _why_again(began: float, rows: Iterable[Row], short: bool) -> str | None:
+    """A document applied while the query ran may have been seen in parts."""
+    if any(row.applied.applied_at >= began for row in rows):
+        return "moved"
+    return "short" if short else None
+
+
+def _still_waiting(
+    waiting: Mapping[DocumentKey, int], rows: Mapping[DocumentKey, Row]
+) -> dict[DocumentKey, int]:
+    left = {}
+    for key, version in waiting.items():
+        row = rows.get(key)
+        if row and row.status is Status.FAILED and row.behind and row.desired.version >= version:
+            raise ApplyFailedError(
+                f"document {key.document_id!r} failed at version {row.desired.version}: {row.error}"
+            )
+        if row is None or row.applied.version < version:
+            left[key] = version
+    return left

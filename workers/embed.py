@@ -1,0 +1,223 @@
+"""The embed handler: from a wake-up to a pack. Embeds only chunks the applied pack lacks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import structlog
+
+from common import identity, telemetry
+from common.chunking.chunk import Chunk, embedding_text
+from common.chunking.chunker import CHUNKER_VERSION, ChunkSizes, TokenCounter, chunk_text
+from common.clock import Clock, system_clock
+from common.extraction.extract import extract
+from common.model import Desired, DocumentKey, QueueName, Row, Vector, WakeUp
+from common.pack import Pack, PackedChunk
+from common.ports.blobs import BlobNotFoundError, BlobStore
+from common.ports.embedder import Embedder
+from common.ports.queue import Delivery, Queue
+from common.ports.registry import Registry
+from common.transitions import Timers, claim, extend_claim
+from workers.lease import Lease
+from workers.outcome import Done, HandlerOutcome
+from workers.packs import read_applied_pack, read_pack, write_pack
+from workers.retry import PermanentFailureError
+from workers.rows import change_row
+
+log = structlog.get_logger(__name__)
+
+SLICE_CHUNKS = 16
+"""Chunks given to the model at once: a second or so of work, so that documents take turns."""
+
+
+def chunker_profile(sizes: ChunkSizes) -> str:
+    """What decides the chunk list besides the content; part of every doc_hash."""
+    return f"v{CHUNKER_VERSION}:{sizes.target_tokens}:{sizes.max_tokens}:{sizes.max_characters}"
+
+
+@dataclass(slots=True, kw_only=True)
+class EmbedHandler:
+    """Reconciles a document's pack with its desired version."""
+
+    registry: Registry
+    blobs: BlobStore
+    queue: Queue
+    embedder: Embedder
+    sizes: ChunkSizes
+    timers: Timers
+    claim_seconds: float
+    clock: Clock = system_clock
+
+    async def __call__(self, delivery: Delivery, lease: Lease) -> HandlerOutcome:
+        wake_up = delivery.wake_up
+        row = await self.registry.get(wake_up.key)
+        if row is None or not row.behind:
+            return Done("already applied")
+        if row.desired.tombstone:
+            await self._wake(QueueName.DELETE, row, "")
+            return Done("is a delete")
+        await self._check_profile(wake_up.namespace)
+        doc_hash = self._doc_hash(row.desired)
+        if await read_pack(self.blobs, row.key, row.desired.version, doc_hash) is not None:
+            await self._wake_apply(row, doc_hash)
+            return Done("pack exists")
+        claimed = await change_row(
+            self.registry, row.key, lambda fresh: self._claim(fresh, row.desired, delivery)
+        )
+        if claimed is None:
+            return Done("another wake-up has it")
+        pack = await self._make_pack(claimed, doc_hash, delivery, lease)
+        lease.check()
+        await write_pack(self.blobs, row.key, pack)
+        await self._wake_apply(claimed, doc_hash)
+        return Done("embedded")
+
+    def _claim(self, row: Row, planned: Desired, delivery: Delivery) -> Row | None:
+        """None as well when a newer change came in between: its own wake-up is on its way."""
+        if not row.behind or row.desired.version != planned.version:
+            return None
+        now = self.clock()
+        until = now + self.claim_seconds
+        return claim(row, delivery.message_id, now, until, self.timers)
+
+    async def _check_profile(self, namespace: str) -> None:
+        ours = self.embedder.profile
+        bound = await self.registry.bind_namespace(namespace, ours)
+        if bound.id != ours.id:
+            raise PermanentFailureError(
+                f"namespace {namespace!r} is bound to the embedding profile {bound.id}, this "
+                f"worker embeds with {ours.id}: vectors of two models are never mixed"
+            )
+
+    def _doc_hash(self, desired: Desired) -> str:
+        return identity.doc_hash(
+            content_hash=desired.content_hash,
+            content_type=desired.content_type,
+            metadata_hash=desired.metadata_hash,
+            embedding_profile=self.embedder.profile.id,
+            chunker_profile=chunker_profile(self.sizes),
+        )
+
+    async def _make_pack(self, row: Row, doc_hash: str, delivery: Delivery, lease: Lease) -> Pack:
+        content = await self._content(row)
+        counter = await self.embedder.token_counter()
+        chunks = await asyncio.to_thread(
+            make_chunks, content, row.desired.content_type, counter, self.sizes
+        )
+        known = await self._known_vectors(row)
+        missing = list({c.hash: c for c in chunks if c.hash not in known}.values())
+        known.update(await self._embed(row, missing, delivery, lease))
+        telemetry.CHUNKS.labels("embedded").inc(len(missing))
+        telemetry.CHUNKS.labels("reused").inc(len(chunks) - len(missing))
+        log.info("document.embedded", chunks=len(chunks), embedded=len(missing))
+        return self._pack(row, doc_hash, chunks, known, len(missing))
+
+    async def _content(self, row: Row) -> bytes:
+        try:
+            return await self.blobs.get(row.desired.blob_key)
+        except BlobNotFoundError:
+            raise PermanentFailureError(
+                "the stored content is missing from the blob store; send the document again"
+            ) from None
+
+    async def _known_vectors(self, row: Row) -> dict[str, Vector[float]]:
+        if row.applied.embedding_profile != self.embedder.profile.id:
+            return {}
+        base = await read_applied_pack(self.blobs, row.key, row.applied)
+        if base is None:
+            return {}
+        return {c.hash: v for c, v in zip(base.chunks, base.vectors, strict=True)}
+
+    async def _embed(
+        self, row: Row, chunks: Sequence[Chunk], delivery: Delivery, lease: Lease
+    ) -> dict[str, Vector[float]]:
+        vectors: dict[str, Vector[float]] = {}
+        renew_at = self.clock() + self.claim_seconds / 2
+        began = asyncio.get_running_loop().time()
+        for start in range(0, len(chunks), SLICE_CHUNKS):
+            lease.check()
+            part = chunks[start : start + SLICE_CHUNKS]
+            texts = [embedding_text(chunk.heading_path, chunk.text) for chunk in part]
+            for chunk, vector in zip(part, await self.embedder.embed_documents(texts), strict=True):
+                vectors[chunk.hash] = vector
+            if self.clock() >= renew_at:
+                await self._renew_claim(row.key, delivery)
+                renew_at = self.clock() + self.claim_seconds / 2
+        if chunks:
+            took = asyncio.get_running_loop().time() - began
+            telemetry.EMBED_SECONDS.observe(took)
+        return vectors
+
+    async def _renew_claim(self, key: DocumentKey, delivery: Delivery) -> None:
+        now = self.clock()
+        until = now + self.claim_seconds
+        await change_row(
+            self.registry,
+            key,
+            lambda row: extend_claim(row, delivery.message_id, now, until, self.timers),
+        )
+
+    def _pack(
+        self,
+        row: Row,
+        doc_hash: str,
+        chunks: Sequence[Chunk],
+        vectors: dict[str, Vector[float]],
+        embedded: int,
+    ) -> Pack:
+        desired = row.desired
+        return Pack(
+            namespace=row.key.namespace,
+            document_id=row.key.document_id,
+            version=desired.version,
+            doc_hash=doc_hash,
+            content_hash=desired.content_hash,
+            metadata_hash=desired.metadata_hash,
+            metadata=desired.metadata,
+            embedding_profile=self.embedder.profile.id,
+            dimension=self.embedder.profile.dimension,
+            accepted_at=desired.accepted_at,
+            embedded=embedded,
+            chunks=tuple(_packed(chunk) for chunk in chunks),
+            vectors=tuple(vectors[chunk.hash] for chunk in chunks),
+        )
+
+    async def _wake_apply(self, row: Row, doc_hash: str) -> None:
+        queue = QueueName.UPDATE if row.applied.manifest else QueueName.CREATE
+        await self._wake(queue, row, doc_hash)
+
+    async def _wake(self, queue: QueueName, row: Row, doc_hash: str) -> None:
+        wake_up = WakeUp(
+            namespace=row.key.namespace,
+            document_id=row.key.document_id,
+            version=row.desired.version,
+            doc_hash=doc_hash,
+            traceparent=row.desired.traceparent,
+        )
+        await self.queue.send(queue, [wake_up])
+
+
+def make_chunks(
+    content: bytes, content_type: str, counter: TokenCounter, sizes: ChunkSizes
+) -> list[Chunk]:
+    """CPU-bound: call it in a thread. Raises UnreadableDocument."""
+    return chunk_text(extract(content, content_type), counter, sizes)
+
+
+def _packed(chunk: Chunk) -> PackedChunk:
+    return PackedChunk(
+        hash=chunk.hash,
+        text=chunk.text,
+        start=chunk.start,
+        end=chunk.end,
+        heading_path=chunk.heading_path,
+        token_count=chunk.token_count,
+    )
+
+
+def sizes_for(target_tokens: int, max_tokens: int, window: int) -> ChunkSizes:
+    """Chunk sizes capped by the model's window."""
+    limit = min(max_tokens, window)
+    return replace(ChunkSizes(), target_tokens=min(target_tokens, limit), max_tokens=limit)

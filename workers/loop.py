@@ -1,0 +1,206 @@
+"""The consumer loop: receive what can be started now, keep its lease, settle its outcome.
+
+'Stop fetching' and 'cancel work' are two steps, and heartbeats stop last, so that a drain never
+loses a lease on work that is still going on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+
+from common import telemetry
+from common.clock import Clock, system_clock
+from common.model import QueueName
+from common.ports.errors import TransientError
+from common.ports.queue import Delivery, LeaseLostError, Queue
+from workers.lease import Lease, LeaseExpiredError
+from workers.outcome import Done, GiveUp, HandlerOutcome, Retry
+from workers.retry import decide
+
+log = structlog.get_logger(__name__)
+
+Handler = Callable[[Delivery, Lease], Awaitable[HandlerOutcome]]
+ErrorNote = Callable[[Delivery, HandlerOutcome], Awaitable[None]]
+"""Tells the registry of a retry or a failure, before the message moves."""
+
+LONG_POLL_SECONDS = 20.0
+HEARTBEATS_PER_VISIBILITY = 3
+
+
+@dataclass(slots=True, kw_only=True)
+class Consumer:
+    """Works one queue with at most `concurrency` messages in hand."""
+
+    queue: Queue
+    name: QueueName
+    handle: Handler
+    note: ErrorNote
+    concurrency: int
+    visibility_seconds: float
+    max_receives: int
+    drain_seconds: float
+    clock: Clock = system_clock
+    jitter: random.Random = field(default_factory=random.Random)
+    _in_hand: dict[asyncio.Task[None], tuple[Delivery, Lease]] = field(default_factory=dict)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Until `stop` is set; then finish what is in hand, or hand it back."""
+        heartbeat = asyncio.create_task(self._beat())
+        try:
+            await self._fetch(stop)
+            await self._drain()
+        finally:
+            await _cancel([*self._in_hand, heartbeat])
+
+    async def _fetch(self, stop: asyncio.Event) -> None:
+        stopped = asyncio.create_task(stop.wait())
+        try:
+            while not stop.is_set():
+                free = self.concurrency - len(self._in_hand)
+                if free == 0:
+                    await _first_of(stopped, *self._in_hand)
+                    continue
+                for delivery in await self._receive(free, stopped):
+                    self._start(delivery)
+        finally:
+            await _cancel([stopped])
+
+    async def _receive(self, limit: int, stopped: asyncio.Task[bool]) -> list[Delivery]:
+        """[] when stopped, when nothing came, or when the queue is out of reach."""
+        receive = asyncio.create_task(self._long_poll(limit))
+        try:
+            await _first_of(stopped, receive)
+            return receive.result() if receive.done() else []
+        finally:
+            await _cancel([receive])
+
+    async def _long_poll(self, limit: int) -> list[Delivery]:
+        try:
+            return await self.queue.receive(
+                self.name,
+                limit=limit,
+                visibility_seconds=self.visibility_seconds,
+                wait_seconds=LONG_POLL_SECONDS,
+            )
+        except TransientError as error:
+            log.warning("queue.unavailable", queue=self.name.value, error=str(error))
+            await asyncio.sleep(self.jitter.uniform(0.5, 2.0))
+            return []
+
+    def _start(self, delivery: Delivery) -> None:
+        monotonic = asyncio.get_running_loop().time
+        lease = Lease(monotonic, monotonic() + self.visibility_seconds)
+        if delivery.receive_count == 1:
+            age = self.clock() - delivery.sent_at
+            telemetry.QUEUE_AGE_SECONDS.labels(self.name.value).observe(max(age, 0.0))
+        task = asyncio.create_task(self._work(delivery, lease))
+        self._in_hand[task] = (delivery, lease)
+        task.add_done_callback(lambda done: self._in_hand.pop(done, None))
+
+    async def _work(self, delivery: Delivery, lease: Lease) -> None:
+        wake_up = delivery.wake_up
+        structlog.contextvars.bind_contextvars(
+            namespace=wake_up.namespace,
+            document=wake_up.document_id,
+            version=wake_up.version,
+            queue=self.name.value,
+            trace=wake_up.traceparent,
+        )
+        began = asyncio.get_running_loop().time()
+        try:
+            outcome = await self._outcome(delivery, lease)
+            await self._settle(delivery, outcome)
+        except (LeaseLostError, LeaseExpiredError) as error:
+            telemetry.HANDLED.labels(self.name.value, "lease_lost").inc()
+            log.warning("message.lease_lost", error=str(error))
+        except asyncio.CancelledError:
+            await self._hand_back(delivery, lease)
+            raise
+        except TransientError as error:
+            # Unsettled: the message comes back when its visibility timeout ends.
+            log.warning("message.unsettled", error=str(error))
+        finally:
+            took = asyncio.get_running_loop().time() - began
+            telemetry.HANDLE_SECONDS.labels(self.name.value).observe(took)
+
+    async def _outcome(self, delivery: Delivery, lease: Lease) -> HandlerOutcome:
+        if delivery.receive_count > self.max_receives:
+            return GiveUp(
+                f"its worker died or lost its lease {delivery.receive_count - 1} times in a row "
+                "while working on it"
+            )
+        try:
+            return await self.handle(delivery, lease)
+        except (LeaseLostError, LeaseExpiredError):
+            raise
+        except Exception as error:
+            outcome = decide(error, delivery.receive_count, self.max_receives, self.jitter)
+            log.warning("message.failed", outcome=type(outcome).__name__, exc_info=error)
+            return outcome
+
+    async def _settle(self, delivery: Delivery, outcome: HandlerOutcome) -> None:
+        """The row first, the message second: a crash between them repeats both."""
+        telemetry.HANDLED.labels(self.name.value, type(outcome).__name__.lower()).inc()
+        match outcome:
+            case Done(why):
+                await self.queue.ack(delivery)
+                log.info("message.done", why=why)
+            case Retry(delay_seconds, reason):
+                await self.note(delivery, outcome)
+                await self.queue.retry_later(delivery, delay_seconds)
+                log.info("message.retry", reason=reason, delay_seconds=round(delay_seconds, 3))
+            case GiveUp(reason):
+                await self.note(delivery, outcome)
+                await self.queue.dead_letter(delivery, reason)
+                log.error("message.dead_lettered", reason=reason)
+
+    async def _hand_back(self, delivery: Delivery, lease: Lease) -> None:
+        """Work cut off by a drain goes to another worker at once, not after the timeout."""
+        if lease.remaining_seconds <= 0:
+            return
+        try:
+            await asyncio.shield(self.queue.retry_later(delivery, 0.0))
+        except (LeaseLostError, TransientError) as error:
+            log.warning("message.not_handed_back", error=str(error))
+
+    async def _drain(self) -> None:
+        if self._in_hand:
+            log.info("consumer.draining", queue=self.name.value, in_hand=len(self._in_hand))
+            await asyncio.wait(list(self._in_hand), timeout=self.drain_seconds)
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(self.visibility_seconds / HEARTBEATS_PER_VISIBILITY)
+            beats = [self._extend(t, d, lease) for t, (d, lease) in self._in_hand.items()]
+            await asyncio.gather(*beats)
+
+    async def _extend(self, task: asyncio.Task[None], delivery: Delivery, lease: Lease) -> None:
+        """The deadline counts from before the call: what the queue grants is never shorter."""
+        before = asyncio.get_running_loop().time()
+        try:
+            await self.queue.extend(delivery, self.visibility_seconds)
+            lease.renew(before + self.visibility_seconds)
+        except LeaseLostError:
+            lease.revoke()
+            if task in self._in_hand:
+                log.warning("message.taken_over", queue=self.name.value)
+                task.cancel()
+        except TransientError as error:
+            # The lease runs on until its deadline; the next beat tries again.
+            log.warning("message.not_extended", queue=self.name.value, error=str(error))
+
+
+async def _first_of(*tasks: asyncio.Task[Any]) -> None:
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+
+
+async def _cancel(tasks: Sequence[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,37 @@
+"""What a retry or a failure writes into the document's row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from common.clock import Clock, system_clock
+from common.model import Row
+from common.ports.queue import Delivery
+from common.ports.registry import Registry
+from common.transitions import Timers, fail, note_error
+from workers.outcome import Done, GiveUp, HandlerOutcome, Retry
+from workers.rows import change_row
+
+
+@dataclass(slots=True, kw_only=True)
+class RegistryNote:
+    """People and the sweeper look at the row, so the row says what went wrong."""
+
+    registry: Registry
+    timers: Timers
+    clock: Clock = system_clock
+
+    async def __call__(self, delivery: Delivery, outcome: HandlerOutcome) -> None:
+        await change_row(
+            self.registry, delivery.wake_up.key, lambda row: self._noted(row, delivery, outcome)
+        )
+
+    def _noted(self, row: Row, delivery: Delivery, outcome: HandlerOutcome) -> Row | None:
+        version = delivery.wake_up.version
+        match outcome:
+            case Done():
+                return None
+            case Retry(_, reason):
+                return note_error(row, version, reason, self.clock(), self.timers)
+            case GiveUp(reason):
+                return fail(row, version, reason, self.clock(), self.timers)

@@ -1,0 +1,157 @@
+"""The sweeper: re-sends the wake-up of rows that stay behind, collects garbage, forgets old
+tombstones and unreferenced blobs. Any number of sweepers may run; each step is idempotent."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import structlog
+
+from common import identity, telemetry
+from common.clock import Clock, system_clock
+from common.model import QueueName, Row, WakeUp
+from common.ports.blobs import BlobStore
+from common.ports.errors import PortError
+from common.ports.index import Index
+from common.ports.queue import Queue
+from common.ports.registry import Registry
+from common.transitions import Timers, may_forget, postpone_sweep
+from workers.collect import collect
+
+log = structlog.get_logger(__name__)
+
+ROWS_PER_PASS = 500
+PAGE_ROWS = 1000
+BLOBS_PER_DELETE = 500
+SENT_WITHIN_SECONDS = 30.0
+"""A wake-up is sent at most so long after its row was written."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Sweeper:
+    """`index` None: garbage is left to a sweeper that reaches the index."""
+
+    registry: Registry
+    queue: Queue
+    blobs: BlobStore
+    index: Index | None
+    timers: Timers
+    interval_seconds: float
+    blob_interval_seconds: float
+    blob_grace_seconds: float
+    clock: Clock = system_clock
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Until `stop` is set. An unreachable port is tried again at the next pass."""
+        blobs_at = self.clock() + self.blob_interval_seconds
+        while not stop.is_set():
+            try:
+                await self.sweep_rows()
+                if self.clock() >= blobs_at:
+                    blobs_at = self.clock() + self.blob_interval_seconds
+                    await self.sweep_blobs()
+            except PortError as error:
+                log.warning("sweep.failed", error=str(error))
+            await _wait(stop, self.interval_seconds)
+
+    async def sweep_rows(self) -> int:
+        """One pass over the rows that are due; how many it acted on."""
+        now = self.clock()
+        rows = await self.registry.due(before=now, limit=ROWS_PER_PASS)
+        if not rows:
+            return 0
+        since = await self._backlog_since(now)
+        for row in rows:
+            await self._sweep_row(row, since)
+        return len(rows)
+
+    async def _backlog_since(self, now: float) -> dict[QueueName, float]:
+        """When the oldest message still waiting was sent: the queue has not come to later ones."""
+        since = {}
+        for queue in QueueName:
+            depth = await self.queue.depth(queue)
+            since[queue] = now - depth.oldest_age_seconds if depth.waiting else now
+        return since
+
+    async def _sweep_row(self, row: Row, since: dict[QueueName, float]) -> None:
+        now = self.clock()
+        if may_forget(row, now, self.timers):
+            await self.registry.delete_if(row)
+            telemetry.SWEPT.labels("forgotten").inc()
+            return
+        if row.garbage and self.index is not None:
+            await collect(self.registry, self.index, row.key, self.clock, self.timers)
+            telemetry.SWEPT.labels("collected").inc()
+        fresh = await self.registry.get(row.key)
+        if fresh is None or fresh.sweep_at is None or fresh.sweep_at > now:
+            return
+        if fresh.behind:
+            await self._wake(fresh, since)
+        await self.registry.put_if(postpone_sweep(fresh, now, self.timers))
+
+    async def _wake(self, row: Row, since: dict[QueueName, float]) -> None:
+        queue = QueueName.DELETE if row.desired.tombstone else QueueName.CHANGE
+        if since[queue] <= row.updated_at + SENT_WITHIN_SECONDS:
+            return  # Its wake-up waits in a long backlog: another one would only lengthen it.
+        wake_up = WakeUp(
+            namespace=row.key.namespace,
+            document_id=row.key.document_id,
+            version=row.desired.version,
+            traceparent=row.desired.traceparent,
+        )
+        await self.queue.send(queue, [wake_up])
+        telemetry.SWEPT.labels("woken").inc()
+        log.info(
+            "document.woken",
+            namespace=row.key.namespace,
+            document=row.key.document_id,
+            version=row.desired.version,
+        )
+
+    async def sweep_blobs(self) -> int:
+        """Delete blobs older than the grace that no row refers to; how many."""
+        before = self.clock() - self.blob_grace_seconds
+        old = {b.key async for b in self.blobs.list("") if b.modified_at < before}
+        if not old:
+            return 0
+        # Rows are read after the listing: an accept that reused an old blob is seen here.
+        async for row in self._all_rows():
+            old -= _referenced(row, old)
+        unreferenced = sorted(old)
+        for start in range(0, len(unreferenced), BLOBS_PER_DELETE):
+            await self.blobs.delete(unreferenced[start : start + BLOBS_PER_DELETE])
+        telemetry.SWEPT.labels("blobs").inc(len(unreferenced))
+        log.info("blobs.collected", count=len(unreferenced))
+        return len(unreferenced)
+
+    async def _all_rows(self) -> AsyncIterator[Row]:
+        for namespace in await self.registry.namespaces():
+            cursor: str | None = None
+            while True:
+                page = await self.registry.scan(namespace, cursor=cursor, limit=PAGE_ROWS)
+                for row in page.rows:
+                    yield row
+                cursor = page.cursor
+                if cursor is None:
+                    break
+
+
+def _referenced(row: Row, candidates: set[str]) -> set[str]:
+    """The document's content, the applied pack, and packs of versions not applied yet."""
+    kept = {row.desired.blob_key}
+    if row.applied.manifest:
+        kept.add(identity.pack_key(row.key, row.applied.version, row.applied.doc_hash))
+    if row.behind:
+        prefix = identity.pack_prefix(row.key)
+        kept |= {key for key in candidates if key.startswith(prefix)}
+    return kept
+
+
+async def _wait(stop: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await stop.wait()
+    except TimeoutError:
+        return
