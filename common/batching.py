@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def plan_batches(
-    lengths: Sequence[int], *, max_padded_tokens: int, max_batch: int
+    lengths: Sequence[int], max_padded_tokens: int, max_batch: int
 ) -> list[list[int]]:
     """Places of `lengths` (tokens), sorted by length and cut into batches.
 

@@ -68,9 +68,7 @@ class _Parser:
         if key in _MODES:
             return [self._combination(_MODES[key], value, here, depth)]
         if key.startswith("$"):
-            raise FilterError(
-                here, f"unknown operator; allowed here: a field's name, {_words(_MODES)}"
-            )
+            raise FilterError(here, f"unknown operator; allowed: a field's name, {_words(_MODES)}")
         if isinstance(value, Mapping):
             return self._comparisons(key, value, here)
         return [self._comparison(key, "$eq", value, here)]
@@ -79,9 +77,7 @@ class _Parser:
         if not isinstance(value, list) or not value:
             raise FilterError(path, f"must be a list of at least one filter, not {_a(value)}")
         if len(value) > MAX_CONDITIONS:
-            raise FilterError(
-                path, f"holds {len(value)} filters; at most {MAX_CONDITIONS} are allowed"
-            )
+            raise FilterError(path, f"holds {len(value)} filters; at most {MAX_CONDITIONS}")
         parts = [self.group(item, f"{path}[{i}]", depth + 1) for i, item in enumerate(value)]
         return Filter(mode, tuple(parts))
 

@@ -9,10 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import shutil
 from collections.abc import AsyncIterator, Sequence
 from importlib.metadata import entry_points
-from pathlib import Path
 
 import structlog
 
@@ -37,7 +35,6 @@ def run(settings: Settings) -> int:
     try:
         folder = DataFolder(settings.data_dir)
         with folder.own():
-            _empty(folder.run_path / "metrics")
             return run_until_signal(lambda stop: _serve(settings, stop))
     except PermanentError as error:
         log.error("up.cannot_start", error=str(error))
@@ -76,13 +73,3 @@ async def _running(parts: Sequence[Part]) -> AsyncIterator[None]:
             await part.start()
             stack.push_async_callback(part.stop)
         yield
-
-
-def _empty(folder: Path) -> None:
-    """Metrics count since the start; the files of dead processes would be added to them."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for file in folder.iterdir():
-        if file.is_file():
-            file.unlink(missing_ok=True)
-        else:
-            shutil.rmtree(file, ignore_errors=True)

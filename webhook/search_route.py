@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 from aiohttp import web
 
 from common import telemetry
-from common.filters import parse
+from common.filters import parse_filter
 from common.model import DocumentKey
 from common.ports.index import MetadataFilter
 from common.settings import Settings
@@ -99,7 +99,7 @@ def search_request_of(value: Any, namespace: str, limits: Settings) -> SearchReq
         namespace=namespace,
         query=_query(value.get("query")),
         top_k=_top_k(value.get("top_k"), limits.max_top_k),
-        where=None if where is None else parse(where),
+        where=None if where is None else parse_filter(where),
         min_versions=min_versions,
         wait_seconds=wait_seconds,
     )

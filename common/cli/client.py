@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from http import HTTPStatus
@@ -162,7 +163,7 @@ class Client:
         except TimeoutError as error:
             raise UnreachableError(self.url, "no answer in time") from error
         except (aiohttp.ClientError, OSError) as error:
-            raise UnreachableError(self.url, str(error) or type(error).__name__) from error
+            raise UnreachableError(self.url, _reason(error)) from error
 
     def _parsed(self, raw: bytes, status: int) -> JSON:
         try:
@@ -186,6 +187,13 @@ def document_path(namespace: str, document_id: str) -> str:
 def _quoted(name: str) -> str:
     """Wholly percent-encoded; a name of dots only would else be read as a step in the path."""
     return name.replace(".", "%2E") if name.strip(".") == "" else quote(name, safe="")
+
+
+def _reason(error: Exception) -> str:
+    """The system's word for it, where there is one: `Connection refused`."""
+    cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+    number = cause.errno if isinstance(cause, OSError) else None
+    return os.strerror(number) if number else str(error) or type(error).__name__
 
 
 async def _problem(response: aiohttp.ClientResponse) -> Problem:

@@ -35,8 +35,7 @@ def list_settings(out: Output) -> int:
     """Print every setting: variable, value, default, description."""
     described = describe(load_settings({}))
     out.json(described)
-    if not out.as_json:
-        _print_table(out, described)
+    _print(out, described)
     return ExitCode.DONE
 
 
@@ -61,22 +60,15 @@ def _default(name: str) -> object:
     return default if simple and default is not PydanticUndefined else str(default)
 
 
-def _print_table(out: Output, described: list[JSON]) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table("variable", "value", "default", "what for", box=None, pad_edge=False)
-    table.columns[0].no_wrap = True
+def _print(out: Output, described: list[JSON]) -> None:
+    """In full and not as a table: values are paths and addresses, to be copied."""
     for setting in described:
         changed = setting["value"] != setting["default"]
-        table.add_row(
-            setting["variable"],
-            Text(_shown(setting["value"]), style="bold yellow" if changed else ""),
-            Text(_shown(setting["default"]), style="dim"),
-            Text(setting["description"]),
-        )
-    out.table(table)
+        was = f"  (default: {_shown(setting['default'])})" if changed else ""
+        style = "bold yellow" if changed else "bold"
+        out.say(f"{setting['variable']}={_shown(setting['value'])}{was}", style)
+        out.say(f"    {setting['description'] or setting['name'].replace('_', ' ')}", "dim")
 
 
 def _shown(value: object) -> str:
-    return "none" if value is None else str(value)
+    return "" if value is None else str(value)

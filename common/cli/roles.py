@@ -146,16 +146,18 @@ def run_role(name: str, overrides: dict[str, Any]) -> int:
 def _prepare_metrics(data_dir: Path, *, clean: bool) -> None:
     """Where the processes of this machine put their metrics. prometheus_client reads the
     variable when it is imported, so this comes before a role is loaded."""
-    folder = data_dir.absolute() / "run" / "metrics"
+    from common.storage.data_folder import DataFolder, DataFolderError
+
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = DataFolder(data_dir).run_path / "metrics"
+        folder.mkdir(exist_ok=True)
         for file in folder.glob("*.db") if clean else ():
             # Those of processes that are gone would be counted for ever. Those of a service that
             # still runs on this folder are left: this one is about to be refused.
             if not _is_alive(file.stem.rpartition("_")[2]):
                 file.unlink(missing_ok=True)
-    except OSError as error:
-        raise WrongUsageError(f"cannot use the data folder {data_dir}: {error}") from error
+    except (OSError, DataFolderError) as error:
+        raise WrongUsageError(str(error)) from error
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
 
 

