@@ -96,6 +96,7 @@ class Acceptor:
                 await self._keep_bytes(change, decision.row)
                 if await self.registry.put_if(decision.row) is None:
                     continue
+                await self._heal_bytes(change, decision.row)
             if decision.wake is not None:
                 wake_up = _wake_up(change, decision.version)
                 await self.queue.send(decision.wake, [wake_up])
@@ -117,9 +118,15 @@ class Acceptor:
         if change.content is not None and row.desired.blob_key:
             await self.blobs.put(row.desired.blob_key, change.content)
 
+    async def _heal_bytes(self, change: Change, row: Row) -> None:
+        """A blob that nothing referred to until now may have been collected in between."""
+        if change.content is not None and not await self.blobs.exists(row.desired.blob_key):
+            await self.blobs.put(row.desired.blob_key, change.content)
+
     def _report(self, change: Change, outcome: Outcome, version: int) -> Accepted:
         telemetry.ACCEPTED.labels(change.change_type.value, outcome.value).inc()
-        log.info(
+        # A feed's thousands of lines at info would cost as much as accepting them.
+        log.debug(
             "change.accepted",
             namespace=change.key.namespace,
             document=change.key.document_id,

@@ -12,7 +12,7 @@ from webhook.services import Services
 
 
 async def accept_change(services: Services, change: Change) -> Accepted:
-    """Raises Problem (503) when it takes longer than the request timeout, and what accept raises."""
+    """Raises what accept raises, and Problem (503) when it outlasts the request timeout."""
     began = time.perf_counter()
     async with deadline(services.settings.request_timeout_seconds):
         accepted = await services.acceptor.accept(change)

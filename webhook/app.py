@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import re
-import secrets
 
 import structlog
 from aiohttp import web
 
+from webhook.bodies import new_request_id
 from webhook.changes import post_changes
 from webhook.documents import (
     delete_document,
@@ -37,7 +37,7 @@ MAX_REQUEST_LINE_BYTES = 64 * 1024
 """Room for metadata as a query parameter, percent-encoded."""
 
 _DOCUMENTS = "/v1/namespaces/{namespace}/documents"
-_DOCUMENT = _DOCUMENTS + "/{document_id:.+}"
+_DOCUMENT = _DOCUMENTS + r"/{document_id:[\s\S]+}"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _REQUEST_ID_KEY = "request_id"
 
@@ -94,7 +94,7 @@ async def _stop(app: web.Application) -> None:
 async def _name_request(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Every answer and every log line of a request carries its id."""
     given = request.headers.get("X-Request-Id", "")
-    request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+    request_id = given if _REQUEST_ID.fullmatch(given) else new_request_id()
     request[_REQUEST_ID_KEY] = request_id
     structlog.contextvars.bind_contextvars(request_id=request_id)
     return await handler(request)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,7 +11,6 @@ from typing import Any, TypeVar
 
 from aiohttp import web
 
-from common import telemetry
 from common.settings import Settings
 from webhook.problems import (
     BODY_TIMEOUT,
@@ -28,6 +28,7 @@ INLINE_BYTES = 64 * 1024
 """What is parsed at once; larger inputs are parsed in a thread, beside other requests."""
 ENCODINGS = ("gzip", "deflate", "identity")
 
+_names = random.Random()  # noqa: S311 - names, not secrets
 _TRACEPARENT = re.compile(
     r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
 )
@@ -40,7 +41,13 @@ def given_traceparent(request: web.Request) -> str:
 
 
 def traceparent_of(request: web.Request) -> str:
-    return given_traceparent(request) or telemetry.new_traceparent()
+    """The client's, or a new one. Not from the system's randomness: that is a call a change."""
+    given = given_traceparent(request)
+    return given or f"00-{_names.getrandbits(128):032x}-{_names.getrandbits(64):016x}-01"
+
+
+def new_request_id() -> str:
+    return f"{_names.getrandbits(64):016x}"
 
 
 def check_content_encoding(request: web.Request) -> None:

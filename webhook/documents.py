@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -186,10 +187,8 @@ async def _wait(services: Services, row: Row, version: int, seconds: float) -> R
     """The row once it shows the version, or FAILED. Raises NotAppliedInTimeError."""
     if row.applied.version >= version:
         return row
-    try:
+    with contextlib.suppress(ApplyFailedError):  # the status says so, with the reason
         await wait_applied(services.registry, {row.key: version}, timeout_seconds=seconds)
-    except ApplyFailedError:
-        pass  # the status says so, with the reason
     return await _row_of(services, row.key)
 
 
@@ -353,6 +352,7 @@ def _summary_of(row: Row) -> dict[str, Any]:
         "tombstone": desired.tombstone,
         "content_hash": desired.content_hash,
         "content_type": desired.content_type,
+        "metadata": desired.metadata,
         "source_version": desired.source_version,
         "size_bytes": desired.size_bytes,
         "chunk_count": applied.chunk_count,

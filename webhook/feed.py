@@ -91,22 +91,21 @@ class Feed:
         number = 0
         try:
             async for line in self._lines():
-                if self._stopping.is_set():
-                    raise Problem(
-                        STOPPING, "the service is stopping; send this line and the rest again"
-                    )
-                if len(self._failed) >= FAILED_DOCUMENTS_AT_MOST:
-                    raise Problem(
-                        UNAVAILABLE, "too many lines failed; send this line and the rest later"
-                    )
+                self._refuse_to_go_on()
                 number = line.number
                 await self._begin(line, group)
-        except (Exception, asyncio.CancelledError) as error:
-            if isinstance(error, ConnectionError | asyncio.CancelledError):
-                raise
+        except ConnectionError:
+            raise
+        except Exception as error:
             # Not a line's own error: the feed ends here, and the last result says why.
             await self._enter(_done(_error_line(number + 1, problem_of(error), ends=True)), 0)
         await self._window.put(None)
+
+    def _refuse_to_go_on(self) -> None:
+        if self._stopping.is_set():
+            raise Problem(STOPPING, "the service is stopping; send this line and the rest again")
+        if len(self._failed) >= FAILED_DOCUMENTS_AT_MOST:
+            raise Problem(UNAVAILABLE, "too many lines failed; send this line and the rest later")
 
     async def _lines(self) -> AsyncIterator[Line]:
         splitter = LineSplitter(self._line_limit)
@@ -179,11 +178,7 @@ class Feed:
         if earlier is not None:
             await asyncio.wait((earlier,))
         try:
-            if change.key in self._failed:
-                raise Problem(
-                    EARLIER_CHANGE_FAILED,
-                    "an earlier line of this document was not accepted: send both again, in order",
-                )
+            self._refuse_to_overtake(change.key)
             accepted = await accept_change(self._services, change)
         except Exception as error:
             problem = problem_of(error)
@@ -191,6 +186,14 @@ class Feed:
                 self._failed.add(change.key)
             return _error_line(number, problem)
         return _result_line({"line": number, **result_of(accepted)})
+
+    def _refuse_to_overtake(self, key: DocumentKey) -> None:
+        """Or sending the failed line again would bring an older content back."""
+        if key in self._failed:
+            raise Problem(
+                EARLIER_CHANGE_FAILED,
+                "an earlier line of this document was not accepted: send both again, in order",
+            )
 
     def _forget(self, key: DocumentKey, task: asyncio.Task[bytes]) -> None:
         if self._last.get(key) is task:

@@ -105,7 +105,7 @@ def _document_paths() -> Schema:
 
 def _search_paths(settings: Settings) -> Schema:
     request = _object(
-        required=["query"],
+        ["query"],
         query={**STRING, "minLength": 1, "description": f"At most {MAX_QUERY_BYTES} bytes."},
         top_k={
             "type": "integer",
@@ -132,7 +132,7 @@ def _status() -> Schema:
     paging = [_in_query("cursor", STRING), _page_limit()]
     redriven = {"200": _content("How many moved", _object(redriven=INTEGER))}
     which = _object(
-        required=[],
+        [],
         message_ids={"type": "array", "items": STRING, "maxItems": MAX_REDRIVEN_IDS},
         all={"const": True},
     )
@@ -164,7 +164,7 @@ def _schemas(settings: Settings) -> Schema:
 
 def _accept_schemas(settings: Settings) -> Schema:
     change = _object(
-        required=["change_type", "document_id"],
+        ["change_type", "document_id"],
         change_type={"enum": [change_type.value for change_type in ChangeType]},
         namespace={
             "type": "string",
@@ -210,11 +210,11 @@ def _accept_schemas(settings: Settings) -> Schema:
         "LineResult": {
             "oneOf": [
                 _object(**line, **answer),
-                _object(required=["line", "error"], **line, **error, **ends),
+                _object(["line", "error"], **line, **error, **ends),
             ]
         },
         "Problem": _object(
-            required=["type", "title", "status", "detail"],
+            ["type", "title", "status", "detail"],
             type={"enum": sorted(TYPE_PREFIX + kind.slug for kind in KINDS)},
             title=STRING,
             status=INTEGER,
@@ -231,11 +231,12 @@ def _read_schemas() -> Schema:
         "tombstone": {"type": "boolean"},
         "content_hash": STRING,
         "content_type": STRING,
+        "metadata": _ref("Metadata"),
         "source_version": {"type": ["integer", "null"]},
         "size_bytes": INTEGER,
         "accepted_at": TIME,
     }
-    desired = _object(version=INTEGER, metadata=_ref("Metadata"), **content)
+    desired = _object(version=INTEGER, **content)
     applied = _object(
         version=INTEGER,
         doc_hash=STRING,
@@ -295,7 +296,7 @@ def _service_schemas() -> Schema:
     return {
         "DeadLetter": _object(
             message_id=STRING,
-            queue={"enum": [queue.value for queue in QueueName]},
+            source={"enum": [queue.value for queue in QueueName]},
             namespace=STRING,
             document_id=STRING,
             version=INTEGER,
@@ -323,7 +324,7 @@ def _ref(name: str) -> Schema:
     return {"$ref": f"#/components/schemas/{name}"}
 
 
-def _object(*, required: list[str] | None = None, **properties: Schema) -> Schema:
+def _object(required: list[str] | None = None, /, **properties: Schema) -> Schema:
     """All properties are required unless told otherwise."""
     names = list(properties) if required is None else required
     return {"type": "object", "properties": properties, "required": names}

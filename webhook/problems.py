@@ -63,7 +63,7 @@ REFUSED = Kind("refused", 400, "The request was refused")
 KINDS = tuple(value for value in list(globals().values()) if isinstance(value, Kind))
 
 
-class Problem(Exception):
+class Problem(Exception):  # noqa: N818 - RFC 9457's word for it
     """Ends a request with this answer.
 
     `field` is the path of what is wrong (`changes[17].metadata.tags[2]`), `limit` the number or
@@ -151,6 +151,11 @@ def problem_of(error: Exception) -> Problem:
     return Problem(INTERNAL, "the service's log has the reason, under the answer's X-Request-Id")
 
 
+def _of_filter(error: Exception) -> Problem:
+    path = getattr(error, "path", "")
+    return Problem(INVALID_FIELD, str(error), field=f"filter.{path}" if path else "filter")
+
+
 def _of_transient(error: Exception) -> Problem:
     log.warning("request.unavailable", error=str(error))
     return Problem(
@@ -185,7 +190,7 @@ _TRANSLATIONS: tuple[_Translation, ...] = (
     (ProfileMismatchError, lambda e: Problem(PROFILE_MISMATCH, str(e), field="namespace")),
     (DimensionMismatchError, lambda e: Problem(PROFILE_MISMATCH, str(e), field="namespace")),
     (NotAppliedInTimeError, lambda e: Problem(NOT_APPLIED, str(e))),
-    (FilterError, lambda e: Problem(INVALID_FIELD, str(e), field="filter")),
+    (FilterError, _of_filter),
     (TransientError, _of_transient),
     (PermanentError, _of_permanent),
     (

@@ -233,7 +233,7 @@ def _letter_of(letter: DeadLetter) -> dict[str, Any]:
     wake_up = letter.wake_up
     return {
         "message_id": letter.message_id,
-        "queue": letter.source.value,
+        "source": letter.source.value,
         "namespace": wake_up.namespace,
         "document_id": wake_up.document_id,
         "version": wake_up.version,

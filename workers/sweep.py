@@ -120,11 +120,13 @@ class Sweeper:
         async for row in self._all_rows():
             old -= _referenced(row, old)
         unreferenced = sorted(old)
+        deleted = 0
         for start in range(0, len(unreferenced), BLOBS_PER_DELETE):
-            await self.blobs.delete(unreferenced[start : start + BLOBS_PER_DELETE])
-        telemetry.SWEPT.labels("blobs").inc(len(unreferenced))
-        log.info("blobs.collected", count=len(unreferenced))
-        return len(unreferenced)
+            part = unreferenced[start : start + BLOBS_PER_DELETE]
+            deleted += await self.blobs.delete_if_older(part, before=before)
+        telemetry.SWEPT.labels("blobs").inc(deleted)
+        log.info("blobs.collected", count=deleted)
+        return deleted
 
     async def _all_rows(self) -> AsyncIterator[Row]:
         for namespace in await self.registry.namespaces():

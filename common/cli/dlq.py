@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Annotated
 
 import typer
@@ -112,8 +111,6 @@ async def _show(url: str, message_id: str, out: Output) -> int:
         letter = await client.dead_letter(message_id)
     out.json(letter)
     for name, value in letter.items():
-        if name == "died_at" and isinstance(value, int | float):
-            value = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(value))  # noqa: PLW2901 (shown)
         out.say(f"{name}: {value}")
     return ExitCode.DONE
 

@@ -73,4 +73,12 @@ def _passage(hit: JSON) -> Text:
     source = Text(plain(hit["document_id"]), style="bold cyan", overflow="fold")
     if path:
         source.append(f"  {' › '.join(path)}", style="not bold magenta")
-    return Text.assemble(source, "\n", shorten(hit["text"], SNIPPET_WIDTH))
+    return Text.assemble(source, "\n", shorten(_body(hit["text"]), SNIPPET_WIDTH))
+
+
+def _body(text: str) -> str:
+    """Without the Markdown headings it begins with: the path has said them."""
+    lines = text.strip().splitlines()
+    while len(lines) > 1 and (not lines[0].strip() or lines[0].startswith("#")):
+        del lines[0]
+    return "\n".join(lines)

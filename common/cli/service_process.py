@@ -11,7 +11,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from common.cli.client import Client
+from common.cli.configuration import variable
 from common.cli.problems import CommandError
+from common.settings import Settings
 
 START_WITHIN_SECONDS = 60.0
 STOP_WITHIN_SECONDS = 60.0
@@ -37,8 +39,7 @@ class ServiceProcess:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                cwd=self._data_dir.parent,
-                env=_environment(),
+                env=child_environment(),
                 start_new_session=True,
             )
         try:
@@ -112,10 +113,12 @@ def _first_line(path: Path) -> str:
         return ""
 
 
-def _environment() -> dict[str, str]:
-    """Without addresses: a demo must never write to the queue or index that somebody uses."""
-    return {
-        name: value
-        for name, value in os.environ.items()
-        if not (name.startswith("BLOOMWEAVER_") and name.endswith("_URL"))
+def child_environment() -> dict[str, str]:
+    """With the embedded adapters, whatever the environment or a .env file says: a demo must never
+    write to the queue or the index that somebody uses."""
+    embedded = {
+        variable(name): str(field.default)
+        for name, field in Settings.model_fields.items()
+        if name.endswith("_url")
     }
+    return {**os.environ, **embedded}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Iterator
 
 from rich.table import Table
 from rich.text import Text
@@ -13,7 +13,6 @@ from common.cli.problems import JSON, CommandError, ExitCode
 from common.model import Status
 
 STYLES = {"COMPLETED": "green", "FAILED": "bold red", "PROCESSING": "yellow", "PENDING": "yellow"}
-TIMES = ("accepted_at", "applied_at", "updated_at")
 
 
 async def status_command(url: str, document_id: str | None, namespace: str, out: Output) -> int:
@@ -84,16 +83,18 @@ def _workers(workers: JSON | None) -> str:
 
 def _show_document(row: JSON, out: Output) -> None:
     table = Table(box=None, pad_edge=False, show_header=False)
-    for name, value in row.items():
-        if value is None:
-            continue
+    for name, value in _flat(row):
         style = STYLES.get(str(value), "") if name == "status" else ""
         style = "red" if name == "error" else style
-        table.add_row(Text(name, style="dim"), Text(_value(name, value), style, overflow="fold"))
+        table.add_row(Text(name, style="dim"), Text(plain(str(value)), style, overflow="fold"))
     out.table(table)
 
 
-def _value(name: str, value: object) -> str:
-    if name in TIMES and isinstance(value, int | float):
-        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(value)) if value else "never"
-    return plain(str(value))
+def _flat(row: JSON, parents: str = "") -> Iterator[tuple[str, object]]:
+    """What is said, one name each: `applied version`. Metadata stays together."""
+    for name, value in row.items():
+        words = f"{parents}{name.replace('_', ' ')}"
+        if isinstance(value, dict) and name != "metadata":
+            yield from _flat(value, f"{words} ")
+        elif value not in (None, "", {}):
+            yield words, value

@@ -108,7 +108,7 @@ class Waiter:
         version = self._pending.get(key)
         if version is None:
             return
-        if row is None or row["applied_version"] >= version or row["status"] == "DELETED":
+        if row is None or applied_version(row) >= version or row["status"] == "DELETED":
             del self._pending[key]
         elif row["status"] == "FAILED":
             del self._pending[key]
@@ -124,3 +124,9 @@ def shared_prefix(ids: Iterable[str]) -> str:
     first, last = ordered[0], ordered[-1]
     pairs = enumerate(zip(first, last, strict=False))
     return first[: next((i for i, (a, b) in pairs if a != b), len(first))]
+
+
+def applied_version(row: JSON) -> int:
+    """A listing has it flat, a single document under `applied`."""
+    flat = row.get("applied_version")
+    return int(row["applied"]["version"] if flat is None else flat)

@@ -39,5 +39,13 @@ class BlobStore(Protocol):
     async def delete(self, keys: Sequence[str]) -> None:
         """Missing keys are no error."""
 
+    async def delete_if_older(self, keys: Sequence[str], *, before: float) -> int:
+        """Delete those last put before `before` (seconds since the epoch); how many.
+
+        A put that runs meanwhile is never undone: its bytes are there when both are over.
+        """
+
     def list(self, prefix: str) -> AsyncIterator[BlobInfo]:
         """All blobs whose key begins with `prefix` (whole path segments), in any order."""
+
+    async def close(self) -> None: ...

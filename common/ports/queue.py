@@ -107,6 +107,8 @@ class Queue(Protocol):
         An unknown id is passed over: it was redriven by someone else.
         """
 
+    async def close(self) -> None: ...
+
 
 @runtime_checkable
 class WatchableQueue(Protocol):

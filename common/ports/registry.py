@@ -69,3 +69,5 @@ class Registry(Protocol):
 
     async def counts(self) -> list[NamespaceCounts]:
         """How many documents stand where, by namespace, in order of name."""
+
+    async def close(self) -> None: ...

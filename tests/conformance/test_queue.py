@@ -386,4 +386,7 @@ async def test_reclaim_frees_all_and_leaves_delays_alone(bench: Bench) -> None:
     await bench.first.retry_later(taken[2], 60)
 
     assert await bench.second.reclaim() == 2
+
+    with pytest.raises(LeaseLostError):
+        await bench.first.ack(taken[0])
     assert names(await take(bench.second)) == ["a", "b"]

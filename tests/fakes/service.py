@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import json
@@ -33,6 +34,9 @@ class FakeService:
         """One entry per connection: it is cut after so many results."""
         self.unavailable_once: set[str] = set()
         """Documents whose line is answered with 503 the first time."""
+        self.hangs_on: set[str] = set()
+        """Documents whose line is never answered."""
+        self.hanging = asyncio.Event()
         self.page_size = 2
 
     def put(self, document_id: str, content: bytes, **members: Any) -> None:
@@ -48,17 +52,19 @@ class FakeService:
 
     def app(self) -> web.Application:
         app = web.Application(middlewares=[self._remember])
-        app.add_routes([
-            web.get("/readyz", self._ready),
-            web.get("/v1/stats", self._stats),
-            web.post("/v1/changes", self._changes),
-            web.get("/v1/namespaces/{ns}/documents", self._list),
-            web.get("/v1/namespaces/{ns}/documents/{id}", self._get),
-            web.post("/v1/namespaces/{ns}/search", self._search),
-            web.get("/v1/dead-letters", self._dead_letters),
-            web.get("/v1/dead-letters/{id}", self._dead_letter),
-            web.post("/v1/dead-letters/redrive", self._redrive),
-        ])
+        app.add_routes(
+            [
+                web.get("/readyz", self._ready),
+                web.get("/v1/stats", self._stats),
+                web.post("/v1/changes", self._changes),
+                web.get("/v1/namespaces/{ns}/documents", self._list),
+                web.get("/v1/namespaces/{ns}/documents/{id}", self._get),
+                web.post("/v1/namespaces/{ns}/search", self._search),
+                web.get("/v1/dead-letters", self._dead_letters),
+                web.get("/v1/dead-letters/{id}", self._dead_letter),
+                web.post("/v1/dead-letters/redrive", self._redrive),
+            ]
+        )
         return app
 
     @web.middleware
@@ -74,14 +80,16 @@ class FakeService:
         counts: dict[str, int] = {}
         for row in self.rows.values():
             counts[row["status"]] = counts.get(row["status"], 0) + 1
-        return web.json_response({
-            "namespaces": [{"namespace": "default", "documents": counts, "chunks": 7}],
-            "queues": {"change": {"waiting": 3, "in_flight": 1, "oldest_seconds": 1.25}},
-            "dead_letters": len(self.dead_letters),
-            "workers": {"running": 1, "peak": 2, "maximum": 4, "started_total": 5},
-            "totals": {"chunks_embedded": 9, "chunks_reused": 3},
-            "embedding_profile": "model@1/384",
-        })
+        return web.json_response(
+            {
+                "namespaces": [{"namespace": "default", "documents": counts, "chunks": 7}],
+                "queues": {"change": {"waiting": 3, "in_flight": 1, "oldest_seconds": 1.25}},
+                "dead_letters": len(self.dead_letters),
+                "workers": {"running": 1, "peak": 2, "maximum": 4, "started_total": 5},
+                "totals": {"chunks_embedded": 9, "chunks_reused": 3},
+                "embedding_profile": "model@1/384",
+            }
+        )
 
     async def _changes(self, request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
@@ -96,6 +104,9 @@ class FakeService:
             number += 1
             change = json.loads(line)
             self.changes.append(change)
+            if change.get("document_id") in self.hangs_on:
+                self.hanging.set()
+                await asyncio.Event().wait()
             result = {"line": number, **self._accept(change)}
             await response.write(json.dumps(result).encode() + b"\n")
         return response
@@ -106,12 +117,23 @@ class FakeService:
             self.unavailable_once.remove(name)
             return {"error": {"title": "away", "status": 503}}
         if name in self.refuses or not name:
-            return {"error": {
-                "title": "no", "status": 422, "detail": "is not good", "field": "document_id",
-            }}
-        row = self.rows.setdefault((change["namespace"], name), {
-            "document_id": name, "version": 0, "applied_version": 0, "error": None,
-        })
+            return {
+                "error": {
+                    "title": "no",
+                    "status": 422,
+                    "detail": "is not good",
+                    "field": "document_id",
+                }
+            }
+        row = self.rows.setdefault(
+            (change["namespace"], name),
+            {
+                "document_id": name,
+                "version": 0,
+                "applied_version": 0,
+                "error": None,
+            },
+        )
         content = change.get("content") or ""
         binary = change.get("content_encoding") == "base64"
         raw = base64.b64decode(content) if binary else content.encode()
@@ -151,7 +173,9 @@ class FakeService:
         row = self.rows.get((request.match_info["ns"], request.match_info["id"]))
         if row is None:
             return web.json_response({"title": "no such document", "status": 404}, status=404)
-        answer = web.json_response(row)
+        applied = {"version": row["applied_version"]}
+        flat = {name: value for name, value in row.items() if name != "applied_version"}
+        answer = web.json_response({**flat, "applied": applied})
         self._work(row)
         return answer
 
@@ -159,7 +183,7 @@ class FakeService:
         body = await request.json()
         self.searches.append({"namespace": request.match_info["ns"], **body})
         if not body["query"]:
-            problem = {"title": "bad", "status": 422, "detail": "must not be empty", "field": "query"}
+            problem = {"title": "bad", "detail": "must not be empty", "field": "query"}
             return web.json_response(problem, status=422)
         hit = {
             "document_id": "guides/a.md", "version": 2, "chunk": 0, "score": 0.8125,

@@ -19,6 +19,7 @@ import pytest
 from typer.testing import CliRunner
 
 from common.cli.main import app
+from common.cli.service_process import ServiceProcess, child_environment
 from tests.fakes.service import FakeService, serving
 
 WITHIN_SECONDS = 30.0
@@ -266,7 +267,8 @@ async def test_bad_lines_cost_only_themselves(service: FakeService, tmp_path: Pa
 async def test_a_damaged_feed_is_sent_up_to_the_damage(
     service: FakeService, tmp_path: Path
 ) -> None:
-    path = feed(tmp_path / "f.jsonl.gz", *(insert(f"{n}.md", os.urandom(999).hex()) for n in range(99)))
+    changes = [insert(f"{n}.md", os.urandom(999).hex()) for n in range(99)]
+    path = feed(tmp_path / "f.jsonl.gz", *changes)
     path.write_bytes(path.read_bytes()[:-2000])
     ended = await run(service, "replay", path)
     assert ended.code == 1
@@ -309,6 +311,7 @@ async def test_status_of_the_service_and_of_a_document(service: FakeService) -> 
     one = await run(service, "status", "guides/a b?.md")
     assert one.code == 0
     assert "broken PDF" in one.out
+    assert "applied version" in one.out
     assert (await run(service, "status", "--json")).json["workers"]["peak"] == 2
     assert (await run(service, "status", "unknown")).code == 1
 
@@ -323,7 +326,8 @@ async def test_dead_letters(service: FakeService) -> None:
     ]  # fmt: skip
     listed = await run(service, "dlq", "list")
     assert all(f"{n}.pdf" in listed.out for n in range(3))
-    assert len((await run(service, "dlq", "list", "--limit", "2", "--json")).json["dead_letters"]) == 2
+    first = await run(service, "dlq", "list", "--limit", "2", "--json")
+    assert (len(first.json["dead_letters"]), first.json["more"]) == (2, True)
     assert "receive_count: 3" in (await run(service, "dlq", "show", "m1")).out
     assert (await run(service, "dlq", "show", "m9")).code == 1
     assert (await run(service, "dlq", "redrive")).code == 2
@@ -338,7 +342,8 @@ async def test_an_unreachable_service_is_exit_code_3(tmp_path: Path) -> None:
         pass
     lines = feed(tmp_path / "f.jsonl", insert("a.md"))
     folder = write(tmp_path, a_md="a")
-    for command in (["status"], ["search", "x"], ["push", folder], ["replay", lines], ["dlq", "list"]):
+    commands = (["status"], ["search", "x"], ["push", folder], ["replay", lines], ["dlq", "list"])
+    for command in commands:
         ended = await run(gone, *command)
         assert ended.code == 3, command
         assert "bloomweaver up" in ended.err
@@ -375,3 +380,49 @@ async def test_watch_follows_edits_and_deletions_until_ctrl_c(
     assert b"Traceback" not in errors
     assert service.sent[2:] == [("update", "a.md"), ("delete", "b.md")]
     assert service.changes[2]["content"] == "two!"
+
+
+# --- ends ---------------------------------------------------------------------------------------
+
+
+async def test_ctrl_c_in_the_middle_of_a_replay_is_exit_code_130(
+    service: FakeService, tmp_path: Path
+) -> None:
+    service.hangs_on = {"b.md"}
+    path = feed(tmp_path / "f.jsonl", insert("a.md"), insert("b.md"))
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "common.cli.main", "replay", str(path), "--url", service.url,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        async with asyncio.timeout(WITHIN_SECONDS):
+            await service.hanging.wait()
+            process.send_signal(signal.SIGINT)
+            _, errors = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
+    assert process.returncode == 130
+    assert b"Traceback" not in errors
+
+
+def test_a_demo_whose_service_breaks_shows_its_log_and_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    breaks = [sys.executable, "-c", "print('the disk is full'); raise SystemExit(4)"]
+    monkeypatch.setattr(ServiceProcess, "_command", lambda _self: breaks)
+    result = CliRunner().invoke(app, ["demo", "--data-dir", str(tmp_path / "data")])
+    assert result.exit_code == 1
+    assert "the disk is full" in result.stderr
+    assert "ended with 4" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_demo_never_writes_to_services_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BLOOMWEAVER_INDEX_URL", "pinecone://production")
+    monkeypatch.setenv("BLOOMWEAVER_WORKERS_MAX", "1")
+    environment = child_environment()
+    assert environment["BLOOMWEAVER_INDEX_URL"] == "qdrant-edge:"
+    assert environment["BLOOMWEAVER_QUEUE_URL"] == "sqlite:"
+    assert environment["BLOOMWEAVER_WORKERS_MAX"] == "1"

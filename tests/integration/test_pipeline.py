@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 from common import identity
-from common.model import GarbageState, QueueName, Status
+from common.model import GarbageState, QueueName, Row, Status, Vector
 from common.ports.errors import TransientError
 from common.transitions import Outcome
 from tests.pipeline import NAMESPACE, Pipeline, pipeline
 from workers.lease import Lease, LeaseExpiredError
 from workers.outcome import Done
 from workers.retry import PermanentFailureError
+from workers.sweep import Sweeper
 
 CHANGE, CREATE, UPDATE, DELETE = QueueName
 
@@ -111,7 +112,7 @@ async def test_two_workers_do_not_embed_the_same_version(flow: Pipeline) -> None
         assert await flow.handle(second) == Done("another wake-up has it")
         return await held(texts)
 
-    flow.embedder.embed_documents = overtaken  # type: ignore[method-assign, assignment]
+    flow.embedder.embed_documents = overtaken  # type: ignore[method-assign]
     assert await flow.handle(first) == Done("embedded")
     assert len(flow.embedder.embedded) == 3
 
@@ -165,7 +166,7 @@ async def test_readers_see_the_old_version_until_the_commit(flow: Pipeline) -> N
         seen.append([hit.text for hit in hits])
         return await put_if(row)  # type: ignore[arg-type]
 
-    flow.registry.put_if = look_first  # type: ignore[method-assign, assignment]
+    flow.registry.put_if = look_first  # type: ignore[method-assign]
     await flow.handle(update)
     hits = await flow.searcher.search(NAMESPACE, "text", top_k=9)
     # Before the attempt, before the commit (its records are in the index), before forgetting.
@@ -192,7 +193,7 @@ async def test_a_rival_commit_makes_the_attempt_plan_again(flow: Pipeline) -> No
             assert rival
             await flow.handle(rival)
 
-    flow.index.wait_visible = rival_first  # type: ignore[method-assign, assignment]
+    flow.index.wait_visible = rival_first  # type: ignore[method-assign]
     await flow.handle(slow)
     assert await flow.shown("a.md") == ["# Part 0\n\nthree"]
     flow.clock.now += 1000
@@ -221,7 +222,7 @@ async def test_a_zombies_records_are_collected_and_its_commit_refused(flow: Pipe
 
     async def sleep_long(*args: object, **kwargs: object) -> None:
         """Between its writes and its commit the zombie is out for an hour; all is collected."""
-        flow.index.wait_visible = woken  # type: ignore[method-assign, assignment]
+        flow.index.wait_visible = woken  # type: ignore[method-assign]
         flow.clock.now += 3600
         await flow.sweeper.sweep_rows()
         doomed = (await flow.row("a.md")).garbage
@@ -233,7 +234,7 @@ async def test_a_zombies_records_are_collected_and_its_commit_refused(flow: Pipe
     async def woken(*args: object, **kwargs: object) -> None:
         return None
 
-    flow.index.wait_visible = sleep_long  # type: ignore[method-assign, assignment]
+    flow.index.wait_visible = sleep_long  # type: ignore[method-assign]
     with pytest.raises(LeaseExpiredError):
         await flow.handle(zombie)
     assert (await flow.row("a.md")).applied.version == 0
@@ -251,7 +252,7 @@ async def test_a_crash_between_upsert_and_commit_leaves_nothing_behind(flow: Pip
     async def crash(*args: object, **kwargs: object) -> None:
         raise TransientError("killed here")
 
-    visible, flow.index.wait_visible = flow.index.wait_visible, crash  # type: ignore[method-assign, assignment]
+    visible, flow.index.wait_visible = flow.index.wait_visible, crash  # type: ignore[method-assign]
     with pytest.raises(TransientError):
         await flow.handle(delivery)
     flow.index.wait_visible = visible  # type: ignore[method-assign]
@@ -323,13 +324,12 @@ async def test_old_tombstones_and_blobs_are_forgotten(flow: Pipeline) -> None:
     flow.clock.now += 2000
     await flow.sweeper.sweep_rows()
     assert [r.key.document_id for r in (await flow.registry.scan(NAMESPACE)).rows] == ["b.md"]
-    old = replace_clock(flow, 10**10)
-    removed = await old.sweep_blobs()
+    removed = await sweeper_at(flow, 10**10).sweep_blobs()
     assert removed == 2  # the content and the pack of a.md
     await flow.blobs.get((await flow.row("b.md")).desired.blob_key)
 
 
-def replace_clock(flow: Pipeline, now: float) -> object:
+def sweeper_at(flow: Pipeline, now: float) -> Sweeper:
     sweeper = flow.sweeper
     sweeper.clock = lambda: now
     return sweeper
@@ -376,5 +376,17 @@ async def test_a_search_fills_its_page_past_hidden_records(flow: Pipeline) -> No
     assert [hit.text for hit in hits] == ["# Part 0\n\nwanted words"]
 
 
-async def query(flow: Pipeline) -> object:
+async def query(flow: Pipeline) -> Vector[float]:
     return await flow.embedder.embed_query("wanted")
+
+
+async def test_a_blob_collected_while_it_is_accepted_again_is_put_back(flow: Pipeline) -> None:
+    put_if = flow.registry.put_if
+
+    async def collected_meanwhile(row: Row) -> Row | None:
+        await flow.blobs.delete([row.desired.blob_key])
+        return await put_if(row)
+
+    flow.registry.put_if = collected_meanwhile  # type: ignore[method-assign]
+    await flow.insert("a.md", THREE)
+    assert await flow.blobs.get((await flow.row("a.md")).desired.blob_key) == THREE.encode()

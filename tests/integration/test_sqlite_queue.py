@@ -288,15 +288,28 @@ async def test_a_dead_listeners_doorbell_is_removed(tmp_path: Path) -> None:
 async def test_a_ring_before_the_wait_is_not_missed(tmp_path: Path) -> None:
     doorbells = Doorbells(tmp_path)
     bell = doorbells.listen("q")
-    rings = bell.rings
-    for _ in range(70_000):  # more than the pipe holds
-        doorbells.ring("q")
+    before = bell.rings
+    doorbells.ring("q")
+    await bell.wait(rings=before, timeout_seconds=20)
+    assert bell.rings == before + 1  # it was heard, by this waiter
 
     began = asyncio.get_running_loop().time()
-    await bell.wait(rings=rings, timeout_seconds=20)
+    await bell.wait(rings=before, timeout_seconds=20)  # another looked for work before the ring
     doorbells.close()
 
     assert asyncio.get_running_loop().time() - began < 10
+
+
+async def test_ringing_never_blocks_though_nobody_hears(tmp_path: Path) -> None:
+    doorbells = Doorbells(tmp_path)
+    bell = doorbells.listen("q")
+    for _ in range(70_000):  # more than the pipe holds
+        doorbells.ring("q")
+
+    await bell.wait(rings=0, timeout_seconds=20)
+    doorbells.close()
+
+    assert bell.rings > 0
 
 
 async def test_a_file_system_without_fifos_is_told(

@@ -70,6 +70,10 @@ class FolderBlobStore:
     async def delete(self, keys: Sequence[str]) -> None:
         await self._run(self._delete, [self._path(key) for key in keys])
 
+    async def delete_if_older(self, keys: Sequence[str], *, before: float) -> int:
+        paths = [self._path(key) for key in keys]
+        return await self._run(self._delete_if_older, paths, before)
+
     async def list(self, prefix: str) -> AsyncIterator[BlobInfo]:
         start = self._path(prefix.rstrip("/")) if prefix.rstrip("/") else self._root
         found = self._walk(start, only_below=prefix.endswith("/"))
@@ -145,6 +149,27 @@ class FolderBlobStore:
                 path.unlink()
         for folder in {path.parent for path in paths}:
             self._remove_empty(folder)
+
+    def _delete_if_older(self, paths: Sequence[Path], before: float) -> int:
+        deleted = sum(self._set_aside(path, before) for path in paths)
+        for folder in {path.parent for path in paths}:
+            self._remove_empty(folder)
+        return deleted
+
+    def _set_aside(self, path: Path, before: float) -> bool:
+        """Look at the time of what was taken away, so that no put can come in between."""
+        aside = self._temporary / f"{os.getpid()}-{secrets.token_hex(8)}"
+        try:
+            path.rename(aside)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        if aside.stat().st_mtime >= before:
+            with contextlib.suppress(FileExistsError):  # put again since: that one is as good
+                path.hardlink_to(aside)
+            aside.unlink()
+            return False
+        aside.unlink()
+        return True
 
     def _remove_empty(self, folder: Path) -> None:
         # A pack folder per document would otherwise outlive the document for ever.

@@ -323,7 +323,8 @@ class _Named:
         )
 
     def load(self, threads: int) -> _TextModel:
-        return self._open(threads=threads)
+        model: _TextModel = self._open(threads=threads)
+        return model
 
     def tokenizer_json(self) -> Path:
         # fastembed has no public way to tell where it put a model.

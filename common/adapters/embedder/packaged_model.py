@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-import os
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -179,7 +178,7 @@ def _put_in_place(model: PackagedModel, draft: Path, folder: Path) -> None:
 
 def _link_or_copy(source: Path, target: Path) -> None:
     try:
-        os.symlink(source.resolve(), target)
+        target.symlink_to(source.resolve())
     except OSError:  # some filesystems and accounts have no symbolic links
         shutil.copyfile(source, target)
 
