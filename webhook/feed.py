@@ -27,11 +27,13 @@ from webhook.bodies import (
     traceparent_of,
 )
 from webhook.problems import (
+    BROKEN_BODY,
     EARLIER_CHANGE_FAILED,
     STOPPING,
     TOO_LARGE,
     UNAVAILABLE,
     Problem,
+    give_up_body,
     problem_of,
 )
 from webhook.services import SERVICES
@@ -98,6 +100,8 @@ class Feed:
             raise
         except Exception as error:
             # Not a line's own error: the feed ends here, and the last result says why.
+            if isinstance(error, BROKEN_BODY):
+                give_up_body(self._request)
             await self._enter(_done(_error_line(number + 1, problem_of(error), ends=True)), 0)
         await self._window.put(None)
 

@@ -24,6 +24,8 @@ log = structlog.get_logger(__name__)
 CONTENT_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:bloomweaver:problem:"
 RETRY_AFTER_SECONDS = 1
+BROKEN_BODY = (web.RequestPayloadError, HttpProcessingError)
+"""What aiohttp raises when a body breaks off or cannot be decompressed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +196,7 @@ _TRANSLATIONS: tuple[_Translation, ...] = (
     (TransientError, _of_transient),
     (PermanentError, _of_permanent),
     (
-        (web.RequestPayloadError, HttpProcessingError),
+        BROKEN_BODY,
         lambda _: Problem(
             MALFORMED_REQUEST, "the body breaks off or is not what its Content-Encoding says"
         ),
@@ -212,4 +214,13 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
     except ConnectionError:
         raise  # the client is gone: there is nobody to tell
     except Exception as error:
-        return problem_of(error).response()
+        response = problem_of(error).response()
+        if isinstance(error, BROKEN_BODY):
+            give_up_body(request)
+            response.force_close()
+        return response
+
+
+def give_up_body(request: web.Request) -> None:
+    """Or aiohttp reads the rest of a broken body after the answer, and fails before it is sent."""
+    request.content.feed_eof()

@@ -17,7 +17,7 @@ from common.ports.errors import PermanentError
 from common.runner import run_until_signal
 from common.settings import Settings
 from webhook.accept import Acceptor
-from webhook.app import build_app
+from webhook.app import build_app, make_runner
 from webhook.search import Searcher
 from webhook.services import Services
 
@@ -42,9 +42,7 @@ class WebhookPart:
         if self._ports.index is not None:
             self._model = asyncio.create_task(self._ports.embedder.load(), name="load-model")
         app = build_app(_services(self._ports, self._unready))
-        self._runner = web.AppRunner(
-            app, access_log=None, shutdown_timeout=settings.drain_timeout_seconds
-        )
+        self._runner = make_runner(app, shutdown_seconds=settings.drain_timeout_seconds)
         await self._runner.setup()
         await web.TCPSite(self._runner, settings.host, settings.port, backlog=512).start()
         address = _address(self._runner)

@@ -129,13 +129,14 @@ async def serving(
     journal: list[str] = []
     missing: list[str] = []
     settings = Settings(_env_file=None, **limits)
-    queue = Watched(flow.queue, journal)
-    registry = Watched(flow.registry, journal)
+    queue: Any = Watched(flow.queue, journal)
+    registry: Any = Watched(flow.registry, journal)
+    blobs: Any = Watched(flow.blobs, journal)
     acceptor = replace(
         flow.acceptor,
         queue=queue,
-        registry=registry,  # type: ignore[arg-type]
-        blobs=Watched(flow.blobs, journal),  # type: ignore[arg-type]
+        registry=registry,
+        blobs=blobs,
         profile=profile or flow.embedder.profile,
         _bound=set(),
     )
@@ -494,6 +495,8 @@ async def test_compressed_feeds(api: Api) -> None:
     feed = gzip.compress(lines(insert("a"), insert("b")))
     results = await api.feed(feed, **{"Content-Encoding": "gzip"})
     assert [r["document_id"] for r in results] == ["a", "b"]
+    (result,) = await api.feed(b"not gzip", **{"Content-Encoding": "gzip"})
+    assert is_problem(400, result["error"], "malformed-request")
     noise = os.urandom(200_000).hex()
     broken = gzip.compress(lines(insert("c"), insert("d", noise)))[:-50_000]
     results = await api.feed(broken, **{"Content-Encoding": "gzip"})

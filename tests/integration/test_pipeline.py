@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -107,7 +107,7 @@ async def test_two_workers_do_not_embed_the_same_version(flow: Pipeline) -> None
     assert second
     held = flow.embedder.embed_documents
 
-    async def overtaken(texts: list[str]) -> object:
+    async def overtaken(texts: Sequence[str]) -> list[Vector[float]]:
         flow.embedder.embed_documents = held  # type: ignore[method-assign]
         assert await flow.handle(second) == Done("another wake-up has it")
         return await held(texts)
@@ -161,10 +161,10 @@ async def test_readers_see_the_old_version_until_the_commit(flow: Pipeline) -> N
     seen: list[list[str]] = []
     put_if = flow.registry.put_if
 
-    async def look_first(row: object) -> object:
+    async def look_first(row: Row) -> Row | None:
         hits = await flow.searcher.search(NAMESPACE, "text", top_k=9)
         seen.append([hit.text for hit in hits])
-        return await put_if(row)  # type: ignore[arg-type]
+        return await put_if(row)
 
     flow.registry.put_if = look_first  # type: ignore[method-assign]
     await flow.handle(update)
@@ -187,7 +187,7 @@ async def test_a_rival_commit_makes_the_attempt_plan_again(flow: Pipeline) -> No
     # The rival applies version 3 in the middle of the slow attempt at version 2.
     rivals = [await flow.receive(UPDATE)]
 
-    async def rival_first(token: object, *args: object, **kwargs: object) -> None:
+    async def rival_first(*args: object, **kwargs: object) -> None:
         if rivals:
             rival = rivals.pop()
             assert rival

@@ -175,9 +175,10 @@ def test_limits_are_met_exactly() -> None:
     assert change_of(insert(content="x" * 100), LIMITS).content == b"x" * 100
     text = base64.b64encode(b"x" * 100).decode()
     assert change_of(insert(content=text, content_encoding="base64"), LIMITS).content == b"x" * 100
-    assert change_of(insert(document_id="é" * 512), LIMITS)
+    assert change_of(insert(document_id="é" * 512), LIMITS).key.document_id == "é" * 512
     assert change_of(insert(content=""), LIMITS).content == b""
-    assert change_of(insert(metadata={"a": "x" * 192}), LIMITS)
+    metadata = {"a": "x" * 192}
+    assert change_of(insert(metadata=metadata), LIMITS).metadata == metadata
 
 
 def test_binary_content_is_any_bytes() -> None:
