@@ -37,6 +37,7 @@ class FakeService:
         self.hangs_on: set[str] = set()
         """Documents whose line is never answered."""
         self.hanging = asyncio.Event()
+        self.stopping = asyncio.Event()
         self.page_size = 2
 
     def put(self, document_id: str, content: bytes, **members: Any) -> None:
@@ -106,7 +107,7 @@ class FakeService:
             self.changes.append(change)
             if change.get("document_id") in self.hangs_on:
                 self.hanging.set()
-                await asyncio.Event().wait()
+                await self.stopping.wait()
             result = {"line": number, **self._accept(change)}
             await response.write(json.dumps(result).encode() + b"\n")
         return response
@@ -224,4 +225,5 @@ async def serving(service: FakeService) -> AsyncIterator[FakeService]:
         service.url = f"http://{host}:{port}"
         yield service
     finally:
+        service.stopping.set()
         await runner.cleanup()
