@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
-def plan_batches(
-    lengths: Sequence[int], max_padded_tokens: int, max_batch: int
-) -> list[list[int]]:
+def plan_batches(lengths: Sequence[int], max_padded_tokens: int, max_batch: int) -> list[list[int]]:
     """Places of `lengths` (tokens), sorted by length and cut into batches.
 
     A batch is padded to its longest text, so its cost is count × longest: that product stays

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -54,6 +55,9 @@ class Part(Protocol):
 
     async def start(self) -> None:
         """Returns once the part is at work; raises if it cannot be."""
+
+    def tasks(self) -> Sequence[asyncio.Task[None]]:
+        """What runs until stop(); one that ends before has failed, and the process with it."""
 
     async def stop(self) -> None:
         """Stop taking work, finish what is in hand within the drain timeout, then cancel."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import sys
 from collections.abc import AsyncIterator, Sequence
 from importlib.metadata import entry_points
 
@@ -29,8 +30,12 @@ START_ORDER = ("consumers", "fleet", "webhook")
 """What answers users starts last and stops first."""
 
 
+class PartFailedError(Exception):
+    """A part of the process ended without being asked to."""
+
+
 def run(settings: Settings) -> int:
-    """Exit code: 0 after a drain, 2 when the data folder or the settings cannot be used."""
+    """Exit code: 0 after a drain, 1 when a part failed, 2 when it cannot start as it is set up."""
     telemetry.configure_logging(settings.log_format, settings.log_level)
     try:
         folder = DataFolder(settings.data_dir)
@@ -39,15 +44,45 @@ def run(settings: Settings) -> int:
     except PermanentError as error:
         log.error("up.cannot_start", error=str(error))
         return 2
+    except PartFailedError as error:
+        log.error("up.failed", error=str(error), exc_info=error)
+        return 1
 
 
 async def _serve(settings: Settings, stop: asyncio.Event) -> None:
     async with open_ports(settings, receiver=f"up-{os.getpid()}", own_index=True) as ports:
         await _recover(ports)
-        async with _running(_parts(ports)):
-            await stop.wait()
+        parts = _parts(ports)
+        async with _running(parts):
+            await asyncio.to_thread(_greet, settings)
+            await _until(stop, [task for part in parts for task in part.tasks()])
             log.info("up.draining")
     log.info("up.stopped")
+
+
+def _greet(settings: Settings) -> None:
+    """On standard output, for people; logs go to standard error."""
+    url = (settings.data_dir / "run" / "address").read_text()
+    sys.stdout.write(
+        f"BloomWeaver is up (Ctrl-C drains and stops)\n"
+        f"  API       {url}/v1   described at {url}/openapi.json\n"
+        f"  metrics   {url}/metrics   health {url}/healthz, {url}/readyz\n"
+        f"  data      {settings.data_dir.absolute()}\n"
+    )
+    sys.stdout.flush()
+
+
+async def _until(stop: asyncio.Event, tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Raises PartFailedError when a part ends by itself: half a service helps nobody."""
+    stopped = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            if task.done() and not stop.is_set():
+                cause = None if task.cancelled() else task.exception()
+                raise PartFailedError(f"{task.get_name()} ended: {cause!r}") from cause
+    finally:
+        stopped.cancel()
 
 
 async def _recover(ports: Ports) -> None:

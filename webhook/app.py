@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from contextvars import ContextVar
 
 import structlog
 from aiohttp import web
@@ -39,7 +40,7 @@ MAX_REQUEST_LINE_BYTES = 64 * 1024
 _DOCUMENTS = "/v1/namespaces/{namespace}/documents"
 _DOCUMENT = _DOCUMENTS + r"/{document_id:[\s\S]+}"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-_REQUEST_ID_KEY = "request_id"
+_request_id: ContextVar[str] = ContextVar("request_id")
 
 
 def build_app(services: Services) -> web.Application:
@@ -95,12 +96,11 @@ async def _name_request(request: web.Request, handler: Handler) -> web.StreamRes
     """Every answer and every log line of a request carries its id."""
     given = request.headers.get("X-Request-Id", "")
     request_id = given if _REQUEST_ID.fullmatch(given) else new_request_id()
-    request[_REQUEST_ID_KEY] = request_id
+    _request_id.set(request_id)
     structlog.contextvars.bind_contextvars(request_id=request_id)
     return await handler(request)
 
 
-async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
-    if _REQUEST_ID_KEY in request:
-        response.headers["X-Request-Id"] = request[_REQUEST_ID_KEY]
+async def _add_headers(_: web.Request, response: web.StreamResponse) -> None:
+    response.headers["X-Request-Id"] = _request_id.get("")
     response.headers["X-Content-Type-Options"] = "nosniff"

@@ -100,6 +100,7 @@ class Feed:
             raise
         except Exception as error:
             # Not a line's own error: the feed ends here, and the last result says why.
+            self._response.force_close()
             if isinstance(error, BROKEN_BODY):
                 give_up_body(self._request)
             await self._enter(_done(_error_line(number + 1, problem_of(error), ends=True)), 0)

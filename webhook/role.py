@@ -49,6 +49,9 @@ class WebhookPart:
         await asyncio.to_thread(_write_address, settings.data_dir / "run" / "address", address)
         log.info("webhook.listening", url=address)
 
+    def tasks(self) -> list[asyncio.Task[None]]:
+        return []  # aiohttp answers each request in a task of its own
+
     async def stop(self) -> None:
         if self._runner:
             await self._runner.cleanup()

@@ -43,6 +43,9 @@ class ConsumersPart:
         sweeper = sweeper_of(self._ports)
         self._tasks.append(asyncio.create_task(sweeper.run(self._stop), name="sweeper"))
 
+    def tasks(self) -> list[asyncio.Task[None]]:
+        return list(self._tasks)
+
     async def stop(self) -> None:
         self._stop.set()
         for result in await asyncio.gather(*self._tasks, return_exceptions=True):

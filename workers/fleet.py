@@ -60,6 +60,9 @@ class FleetPart:
         self._ports.fleet_status = self.status
         self._task = asyncio.create_task(self._run(), name="fleet")
 
+    def tasks(self) -> list[asyncio.Task[None]]:
+        return [self._task] if self._task else []
+
     def status(self) -> FleetStatus:
         return FleetStatus(
             running=len(self._workers),

@@ -178,7 +178,10 @@ class Consumer:
         while True:
             await asyncio.sleep(self.visibility_seconds / HEARTBEATS_PER_VISIBILITY)
             beats = [self._extend(t, d, lease) for t, (d, lease) in self._in_hand.items()]
-            await asyncio.gather(*beats)
+            for result in await asyncio.gather(*beats, return_exceptions=True):
+                if isinstance(result, Exception):
+                    # One message's trouble must not end the heartbeats of the others.
+                    log.error("message.not_extended", queue=self.name.value, exc_info=result)
 
     async def _extend(self, task: asyncio.Task[None], delivery: Delivery, lease: Lease) -> None:
         """The deadline counts from before the call: what the queue grants is never shorter."""

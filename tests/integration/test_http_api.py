@@ -156,7 +156,8 @@ async def serving(
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     host, port = runner.addresses[0][:2]
-    async with aiohttp.ClientSession(f"http://{host}:{port}") as client:
+    timeout = aiohttp.ClientTimeout(total=60)
+    async with aiohttp.ClientSession(f"http://{host}:{port}", timeout=timeout) as client:
         yield Api(flow, queue, registry, journal, runner, client, missing)
     await runner.cleanup()
 
@@ -495,13 +496,17 @@ async def test_compressed_feeds(api: Api) -> None:
     feed = gzip.compress(lines(insert("a"), insert("b")))
     results = await api.feed(feed, **{"Content-Encoding": "gzip"})
     assert [r["document_id"] for r in results] == ["a", "b"]
-    (result,) = await api.feed(b"not gzip", **{"Content-Encoding": "gzip"})
-    assert is_problem(400, result["error"], "malformed-request")
     noise = os.urandom(200_000).hex()
     broken = gzip.compress(lines(insert("c"), insert("d", noise)))[:-50_000]
     results = await api.feed(broken, **{"Content-Encoding": "gzip"})
     assert results[0]["document_id"] == "c"
     assert results[-1]["error"]["status"] == 400
+
+
+async def test_a_feed_that_is_not_what_its_encoding_says(api: Api) -> None:
+    (result,) = await api.feed(b"not gzip", **{"Content-Encoding": "gzip"})
+    assert is_problem(400, result["error"], "malformed-request")
+    assert result["feed_ended"] is True
 
 
 async def test_a_client_that_goes_away_stops_its_feed(api: Api) -> None:
