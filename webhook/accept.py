@@ -93,10 +93,11 @@ class Acceptor:
             desired = _desired(change, row, now)
             decision = accept(row, change.key, desired, now, self.timers)
             if decision.row is not None:
-                await self._keep_bytes(change, decision.row)
+                reused = await self._keep_bytes(change, decision.row)
                 if await self.registry.put_if(decision.row) is None:
                     continue
-                await self._heal_bytes(change, decision.row)
+                if reused:
+                    await self._heal_bytes(change, decision.row)
             if decision.wake is not None:
                 wake_up = _wake_up(change, decision.version)
                 await self.queue.send(decision.wake, [wake_up])
@@ -114,12 +115,14 @@ class Acceptor:
             raise ProfileMismatchError(namespace, bound, self.profile)
         self._bound.add(namespace)
 
-    async def _keep_bytes(self, change: Change, row: Row) -> None:
-        if change.content is not None and row.desired.blob_key:
-            await self.blobs.put(row.desired.blob_key, change.content)
+    async def _keep_bytes(self, change: Change, row: Row) -> bool:
+        """Whether equal bytes were there before: such a blob may be an old one."""
+        if change.content is None or not row.desired.blob_key:
+            return False
+        return not await self.blobs.put(row.desired.blob_key, change.content)
 
     async def _heal_bytes(self, change: Change, row: Row) -> None:
-        """A blob that nothing referred to until now may have been collected in between."""
+        """An old blob that nothing referred to may have been collected in between."""
         if change.content is not None and not await self.blobs.exists(row.desired.blob_key):
             await self.blobs.put(row.desired.blob_key, change.content)
 

@@ -25,8 +25,10 @@ class BlobInfo:
 class BlobStore(Protocol):
     """Keys are ASCII path segments joined by '/'. Raises TransientError when out of reach."""
 
-    async def put(self, key: str, data: bytes) -> None:
+    async def put(self, key: str, data: bytes) -> bool:
         """Store whole or not at all. When it returns the bytes survive a loss of power.
+
+        False: the very same bytes were there before.
 
         Putting a key again refreshes its modification time: blob collection spares the young.
         """

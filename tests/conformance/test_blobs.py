@@ -160,3 +160,9 @@ async def test_deleting_by_age_never_undoes_a_put(blobs: BlobStore) -> None:
             blobs.delete_if_older(["raw/x/a"], before=old), blobs.put("raw/x/a", b"content")
         )
         assert await blobs.get("raw/x/a") == b"content"
+
+
+async def test_a_put_tells_whether_the_bytes_are_new(blobs: BlobStore) -> None:
+    assert await blobs.put("raw/x/a", b"content")
+    assert not await blobs.put("raw/x/a", b"content")
+    assert await blobs.put("raw/x/a", b"another")

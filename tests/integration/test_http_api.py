@@ -54,9 +54,10 @@ class Watched:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._port, name)
 
-    async def put(self, key: str, data: bytes) -> None:
-        await self._port.put(key, data)
+    async def put(self, key: str, data: bytes) -> bool:
+        stored: bool = await self._port.put(key, data)
         self._journal.append("blob")
+        return stored
 
     async def put_if(self, row: Row) -> Row | None:
         stored: Row | None = await self._port.put_if(row)

@@ -388,5 +388,9 @@ async def test_a_blob_collected_while_it_is_accepted_again_is_put_back(flow: Pip
         return await put_if(row)
 
     flow.registry.put_if = collected_meanwhile  # type: ignore[method-assign]
+    # Left behind by a document that is long gone: old enough to be collected at any moment.
+    await flow.blobs.put(
+        identity.raw_blob_key(NAMESPACE, identity.sha256_hex(THREE.encode())), THREE.encode()
+    )
     await flow.insert("a.md", THREE)
     assert await flow.blobs.get((await flow.row("a.md")).desired.blob_key) == THREE.encode()

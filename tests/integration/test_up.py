@@ -20,7 +20,7 @@ async def _runs_on() -> None:
 async def test_a_part_that_ends_takes_the_process_with_it() -> None:
     healthy = asyncio.create_task(_runs_on())
     broken = asyncio.create_task(_ends(), name="update-consumer")
-    with pytest.raises(PartFailedError, match="update-consumer ended: .*disk on fire"):
+    with pytest.raises(PartFailedError, match=r"update-consumer ended: .*disk on fire"):
         await _until(asyncio.Event(), [healthy, broken])
     healthy.cancel()
 

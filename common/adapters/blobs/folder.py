@@ -58,8 +58,8 @@ class FolderBlobStore:
         """Finish what was begun."""
         await asyncio.to_thread(self._threads.shutdown)
 
-    async def put(self, key: str, data: bytes) -> None:
-        await self._run(self._put, self._path(key), data)
+    async def put(self, key: str, data: bytes) -> bool:
+        return await self._run(self._put, self._path(key), data)
 
     async def get(self, key: str) -> bytes:
         return await self._run(self._get, self._path(key), key)
@@ -92,25 +92,26 @@ class FolderBlobStore:
             raise ValueError(f"{key!r} is not a blob key: segments of printable ASCII joined by /")
         return self._root.joinpath(*segments)
 
-    def _put(self, path: Path, data: bytes) -> None:
+    def _put(self, path: Path, data: bytes) -> bool:
         for attempt in itertools.count(1):
             try:
                 self._make_folder(path.parent)
-                self._write_or_refresh(path, data)
-                return
+                return self._write_or_refresh(path, data)
             except FileNotFoundError:
                 # delete() took the file or an empty folder away in between: make them again.
                 if attempt == _PUT_ATTEMPTS:
                     raise
                 self._known_folders.clear()
                 self._temporary.mkdir(parents=True, exist_ok=True)
+        raise AssertionError("the loop above ends by itself")
 
-    def _write_or_refresh(self, path: Path, data: bytes) -> None:
+    def _write_or_refresh(self, path: Path, data: bytes) -> bool:
         if _holds(path, data):
             os.utime(path)
             _fsync_folder(path.parent)  # whoever wrote it may not have got as far as this yet
-        else:
-            self._write(path, data)
+            return False
+        self._write(path, data)
+        return True
 
     def _write(self, path: Path, data: bytes) -> None:
         temporary = self._temporary / f"{os.getpid()}-{secrets.token_hex(8)}"

@@ -92,9 +92,12 @@ class SqliteQueue:
         self._receiver = receiver
         self._clock = clock
         self._last_id_microseconds = 0
+        self._id_suffix = secrets.token_hex(5)  # tells this process's ids from others'
+        self._unrung: set[QueueName] = set()
 
     async def close(self) -> None:
         """Wakes who waits in receive(); that raises TransientError from then on."""
+        self._ring_now()
         self._doorbells.close()
         await self._database.close()
 
@@ -108,7 +111,7 @@ class SqliteQueue:
         ]
         if rows:
             await self._database.write(lambda db: db.executemany(_INSERT, rows).rowcount)
-            self._doorbells.ring(queue)
+            self._ring_soon(queue)
 
     async def receive(
         self, queue: QueueName, *, limit: int, visibility_seconds: float, wait_seconds: float
@@ -154,7 +157,7 @@ class SqliteQueue:
             _must_hold(delivery, db.execute(_FREE, (visible_at, *_lease(delivery))))
 
         await self._database.write(free)
-        self._doorbells.ring(delivery.queue)
+        self._ring_soon(delivery.queue)
 
     async def dead_letter(self, delivery: Delivery, reason: str) -> None:
         await self._bury(delivery.message_id, delivery.receipt, reason)
@@ -267,10 +270,21 @@ class SqliteQueue:
         for queue in set(queues):
             self._doorbells.ring(queue)
 
+    def _ring_soon(self, queue: QueueName) -> None:
+        """Once for all sends that were committed together: they end in one turn of the loop."""
+        if not self._unrung:
+            asyncio.get_running_loop().call_soon(self._ring_now)
+        self._unrung.add(queue)
+
+    def _ring_now(self) -> None:
+        unrung, self._unrung = self._unrung, set()
+        for queue in unrung:
+            self._doorbells.ring(queue)
+
     def _new_id(self, now: float) -> str:
         """Sorts by age, also within one microsecond and when the clock steps back."""
         self._last_id_microseconds = max(self._last_id_microseconds + 1, int(now * 1_000_000))
-        return f"{self._last_id_microseconds:014x}{secrets.token_hex(5)}"
+        return f"{self._last_id_microseconds:014x}{self._id_suffix}"
 
 
 def _lease(delivery: Delivery) -> tuple[str, str]:
