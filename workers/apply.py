@@ -96,7 +96,6 @@ class ApplyHandler:
         if own is not None:
             await self._write(stored.key, pack, plan, own, lease)
         telemetry.RECORDS.labels("kept").inc(len(pack.chunks) - len(plan.new))
-        lease.check()
         return await self._commit(row, pack, plan, own)
 
     async def _begin(self, planned: Row, count: int) -> tuple[Row, IdRange | None] | None:

@@ -69,7 +69,6 @@ class EmbedHandler:
         if claimed is None:
             return Done("another wake-up has it")
         pack = await self._make_pack(claimed, doc_hash, delivery, lease)
-        lease.check()
         await write_pack(self.blobs, row.key, pack)
         await self._wake_apply(claimed, doc_hash)
         return Done("embedded")

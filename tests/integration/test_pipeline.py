@@ -12,6 +12,7 @@ from common import identity
 from common.model import GarbageState, QueueName, Row, Status, Vector
 from common.ports.errors import TransientError
 from common.transitions import Outcome
+from tests.builders import TIMERS
 from tests.pipeline import NAMESPACE, Pipeline, pipeline
 from workers.lease import Lease, LeaseExpiredError
 from workers.outcome import Done
@@ -394,3 +395,35 @@ async def test_a_blob_collected_while_it_is_accepted_again_is_put_back(flow: Pip
     )
     await flow.insert("a.md", THREE)
     assert await flow.blobs.get((await flow.row("a.md")).desired.blob_key) == THREE.encode()
+
+
+async def test_an_attempt_that_makes_progress_is_not_doomed(
+    flow: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each write takes most of the attempt's lease; all of them take much more than one."""
+    monkeypatch.setattr("workers.apply.UPSERT_RECORDS", 1)
+    await flow.insert("a.md", THREE)
+    await flow.step(CHANGE)
+    delivery = await flow.receive(CREATE)
+    assert delivery
+
+    def slow(what: str) -> None:
+        flow.clock.now += TIMERS.attempt_lease_seconds - 10
+
+    async def swept(*args: object, **kwargs: object) -> None:
+        await flow.sweeper.sweep_rows()
+
+    flow.index.before_write = slow
+    flow.index.wait_visible = swept  # type: ignore[method-assign]
+    await flow.handlers()[CREATE](delivery, Lease(flow.clock, flow.clock.now + 1000))
+    assert len(flow.index.upserted) == 3
+    assert len(await flow.shown("a.md")) == 3
+
+
+async def test_a_version_whose_pack_exists_is_not_embedded_again(flow: Pipeline) -> None:
+    await flow.insert("a.md", THREE)
+    await flow.step(CHANGE)
+    await flow.insert("a.md", THREE)  # unchanged and not applied yet: another wake-up
+    flow.clock.now += 100
+    assert await flow.step(CHANGE) == Done("pack exists")
+    assert len(flow.embedder.embedded) == 3
