@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from common import identity
-from common.model import GarbageState, QueueName, Row, Status, Vector
+from common.model import GarbageState, Match, QueueName, Row, Status, Vector
 from common.ports.errors import TransientError
 from common.transitions import Outcome
 from tests.builders import TIMERS
 from tests.pipeline import NAMESPACE, Pipeline, pipeline
+from webhook.accept import ProfileMismatchError
 from workers.lease import Lease, LeaseExpiredError
-from workers.outcome import Done
+from workers.notes import RegistryNote
+from workers.outcome import Done, GiveUp, Retry
 from workers.retry import PermanentFailureError
 from workers.sweep import Sweeper
 
@@ -427,3 +430,80 @@ async def test_a_version_whose_pack_exists_is_not_embedded_again(flow: Pipeline)
     flow.clock.now += 100
     assert await flow.step(CHANGE) == Done("pack exists")
     assert len(flow.embedder.embedded) == 3
+
+
+async def test_a_commit_between_query_and_rows_is_looked_at_again(flow: Pipeline) -> None:
+    """Not the old version, which is gone, and not nothing: the new one."""
+    await flow.insert("a.md", document("old text"))
+    await flow.run()
+    await flow.insert("a.md", document("new text"))
+    query_index = flow.index.query
+
+    async def applied_meanwhile(*args: Any, **kwargs: Any) -> list[Match]:
+        found = await query_index(*args, **kwargs)
+        await flow.run()
+        return found
+
+    flow.index.query = applied_meanwhile  # type: ignore[method-assign]
+    hits = await flow.searcher.search(NAMESPACE, "text", top_k=5)
+    assert [hit.text for hit in hits] == ["# Part 0\n\nnew text"]
+
+
+async def test_a_namespace_bound_to_another_model_is_not_written(flow: Pipeline) -> None:
+    await flow.insert("a.md", THREE)
+    flow.embedder.profile = replace(flow.embedder.profile, model="another")
+    delivery = await flow.receive(CHANGE)
+    assert delivery
+    with pytest.raises(PermanentFailureError, match="bound to the embedding profile"):
+        await flow.handle(delivery)
+    with pytest.raises(ProfileMismatchError, match="another"):
+        await flow.insert("b.md", THREE)
+
+
+async def test_vectors_of_another_model_are_not_reused(flow: Pipeline) -> None:
+    await flow.insert("a.md", THREE)
+    await flow.run()
+    row = await flow.row("a.md")
+    other = replace(row.applied, embedding_profile="another")
+    assert await flow.registry.put_if(replace(row, applied=other))
+    flow.embedder.embedded.clear()
+    await flow.insert("a.md", EDITED)
+    await flow.run()
+    assert len(flow.embedder.embedded) == 3
+    assert len(await flow.shown("a.md")) == 3
+
+
+async def test_a_plan_that_is_out_of_date_writes_nothing(flow: Pipeline) -> None:
+    await flow.insert("a.md", document("one"))
+    await flow.step(CHANGE)
+    slow = await flow.receive(CREATE)
+    assert slow
+    await flow.insert("a.md", document("two"))
+    await flow.step(CHANGE)
+    put_if = flow.registry.put_if
+
+    async def loses_to_a_rival(row: Row) -> Row | None:
+        flow.registry.put_if = put_if  # type: ignore[method-assign]
+        await flow.step(CREATE)
+        return None
+
+    flow.registry.put_if = loses_to_a_rival  # type: ignore[method-assign]
+    assert await flow.handle(slow) == Done("already applied")
+    assert len(flow.index.upserted) == 1
+    assert await flow.shown("a.md") == ["# Part 0\n\ntwo"]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "status"),
+    [(GiveUp("no text in it"), Status.FAILED), (Retry(5, "index away"), Status.PENDING)],
+)
+async def test_the_row_tells_people_what_went_wrong(
+    flow: Pipeline, outcome: GiveUp | Retry, status: Status
+) -> None:
+    await flow.insert("a.md", THREE)
+    delivery = await flow.receive(CHANGE)
+    assert delivery
+    note = RegistryNote(registry=flow.registry, timers=TIMERS, clock=flow.clock)
+    await note(delivery, outcome)
+    row = await flow.row("a.md")
+    assert (row.status, row.error) == (status, outcome.reason)
