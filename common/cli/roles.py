@@ -43,7 +43,6 @@ class WorkerKind(StrEnum):
     CREATE = "create"
     UPDATE = "update"
     DELETE = "delete"
-    SWEEP = "sweep"
 
 
 APPLIES = {WorkerKind.CREATE, WorkerKind.UPDATE, WorkerKind.DELETE}
@@ -97,8 +96,8 @@ def worker(
 ) -> None:
     """Start one worker by itself, until Ctrl-C or SIGTERM.
 
-    embed chunks and embeds documents; create, update and delete write to the index; sweep
-    wakes what was left behind. On one machine `bloomweaver up` runs them all.
+    embed chunks and embeds documents; create, update and delete write to the index. On one
+    machine `bloomweaver up` runs them all.
 
     **Example:** `bloomweaver worker embed --data-dir ./data`
     """
