@@ -161,11 +161,11 @@ class Consumer:
                 log.error("message.dead_lettered", reason=reason)
 
     async def _hand_back(self, delivery: Delivery, lease: Lease) -> None:
-        """Work cut off by a drain goes to another worker at once, not after the timeout."""
+        """Work cut off by a drain goes to another worker at once, and is not held against it."""
         if lease.remaining_seconds <= 0:
             return
         try:
-            await asyncio.shield(self.queue.retry_later(delivery, 0.0))
+            await asyncio.shield(self.queue.release(delivery))
         except (LeaseLostError, TransientError) as error:
             log.warning("message.not_handed_back", error=str(error))
 

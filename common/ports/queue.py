@@ -91,6 +91,12 @@ class Queue(Protocol):
     async def retry_later(self, delivery: Delivery, delay_seconds: float) -> None:
         """Make the message deliverable again after a delay. Raises LeaseLostError."""
 
+    async def release(self, delivery: Delivery) -> None:
+        """Hand a message back unworked: deliverable now, and not counted where the queue can.
+
+        Raises LeaseLostError.
+        """
+
     async def dead_letter(self, delivery: Delivery, reason: str) -> None:
         """Move the message to the dead-letter queue. Raises LeaseLostError."""
 

@@ -390,3 +390,15 @@ async def test_reclaim_frees_all_and_leaves_delays_alone(bench: Bench) -> None:
     with pytest.raises(LeaseLostError):
         await bench.first.ack(taken[0])
     assert names(await take(bench.second)) == ["a", "b"]
+
+
+async def test_a_released_message_is_delivered_at_once_to_another(bench: Bench) -> None:
+    await bench.first.send(QueueName.CHANGE, [wake_up("a")])
+    delivery = await take_one(bench.first)
+
+    await bench.first.release(delivery)
+
+    again = await take_one(bench.second)
+    assert again.message_id == delivery.message_id
+    with pytest.raises(LeaseLostError):
+        await bench.first.release(delivery)

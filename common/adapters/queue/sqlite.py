@@ -56,6 +56,8 @@ _EXTEND = "UPDATE messages SET visible_at = ? WHERE id = ? AND receipt = ?"
 _ACK = "DELETE FROM messages WHERE id = ? AND receipt = ?"
 _FREE = """UPDATE messages SET visible_at = ?, receipt = NULL, receiver = NULL, leased = 0
     WHERE id = ? AND receipt = ?"""
+_RELEASE = """UPDATE messages SET visible_at = min(sent_at, ?), receipt = NULL, receiver = NULL,
+    leased = 0, receive_count = max(receive_count - 1, 0) WHERE id = ? AND receipt = ?"""
 _BURY = """INSERT INTO dead_letters SELECT id, queue, body, ?, receive_count, ? FROM messages
     WHERE id = ? AND receipt = ?"""
 # A freed message goes back to its place in line; its old receipt is worth nothing any more.
@@ -157,6 +159,13 @@ class SqliteQueue:
             _must_hold(delivery, db.execute(_FREE, (visible_at, *_lease(delivery))))
 
         await self._database.write(free)
+        self._ring_soon(delivery.queue)
+
+    async def release(self, delivery: Delivery) -> None:
+        def release(db: sqlite3.Connection) -> None:
+            _must_hold(delivery, db.execute(_RELEASE, (self._clock(), *_lease(delivery))))
+
+        await self._database.write(release)
         self._ring_soon(delivery.queue)
 
     async def dead_letter(self, delivery: Delivery, reason: str) -> None:
