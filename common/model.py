@@ -216,8 +216,3 @@ RESERVED_METADATA_KEYS = frozenset(
 def expand(ranges: Sequence[IdRange]) -> list[tuple[int, int]]:
     """All `(generation, number)` pairs of the ranges, in order."""
     return [(r.generation, n) for r in ranges for n in range(r.first, r.last + 1)]
-
-
-def contains(ranges: Sequence[IdRange], generation: int, number: int) -> bool:
-    """Whether the record is one of the ranges'."""
-    return any(r.generation == generation and r.first <= number <= r.last for r in ranges)

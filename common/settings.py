@@ -67,6 +67,9 @@ class Settings(BaseSettings):
 
     visibility_timeout_seconds: float = Field(30.0, gt=0, description="Renewed every third of it.")
     max_receives: int = Field(3, ge=1, description="Deliveries before a message is dead-lettered.")
+    document_timeout_seconds: float = Field(
+        7200.0, gt=0, description="A document that takes longer to read and embed is FAILED."
+    )
     embed_concurrency: int = Field(
         4, ge=1, description="Documents one embedding worker has in hand."
     )

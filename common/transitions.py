@@ -251,7 +251,8 @@ def extend_attempt(row: Row, ids: IdRange, now: float, timers: Timers) -> Row | 
 
 class Refusal(StrEnum):
     NOT_NEWER = "not newer"
-    """This version or a later one is applied: nothing is left to do."""
+    """This version or a later one is applied, or the row never knew it (its document was forgotten
+    and began again at 1): nothing is left to do."""
     BASE_MOVED = "base moved"
     """Another version was applied since the plan was made: plan again."""
     DOOMED = "doomed"
@@ -262,7 +263,7 @@ def commit(
     row: Row, *, base: Base, applied: Applied, own: IdRange | None, now: float, timers: Timers
 ) -> Row | Refusal:
     """Switch the document to `applied`, atomically: this write is the moment of change."""
-    if row.applied.version >= applied.version:
+    if row.applied.version >= applied.version or applied.version > row.desired.version:
         return Refusal.NOT_NEWER
     if base_of(row) != base:
         return Refusal.BASE_MOVED

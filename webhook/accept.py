@@ -106,6 +106,10 @@ class Acceptor:
             f"document {change.key.document_id!r} is being changed by too many writers at once"
         )
 
+    def is_bound(self, namespace: str) -> bool:
+        """Whether this process knows that the namespace is bound to its profile."""
+        return namespace in self._bound
+
     async def bind(self, namespace: str) -> None:
         """Bind the namespace to this service's profile at its first use, or refuse."""
         if namespace in self._bound:

@@ -7,17 +7,22 @@ old version until the commit and the new one after it: never a mix, never nothin
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+import math
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from common import telemetry
 from common.clock import Clock, system_clock
-from common.model import DocumentKey, Match, MetadataValue, Row, Status, Vector, contains
+from common.model import DocumentKey, IdRange, Match, MetadataValue, Row, Status, Vector
 from common.ports.embedder import Embedder
 from common.ports.index import Index, MetadataFilter
 from common.ports.registry import Registry
 
 QUERIES_AT_MOST = 3
+GROWTH = 32
+FETCH_AT_MOST = 10_000
+"""Hidden records of a large attempt under way may be nearer than everything visible."""
 SHORTEST_POLL_SECONDS = 0.005
 LONGEST_POLL_SECONDS = 0.1
 
@@ -80,7 +85,7 @@ class Searcher:
             if why is None or query_number == QUERIES_AT_MOST:
                 break
             telemetry.SEARCH_REQUERIES.labels(why).inc()
-            fetch = 4 * fetch if short else fetch
+            fetch = min(GROWTH * fetch, FETCH_AT_MOST) if short else fetch
         return hits[:top_k]
 
     async def wait_applied(
@@ -127,36 +132,50 @@ async def wait_applied(
         ) from None
 
 
+class _Places:
+    """Finds a record's place in its document by binary search over the manifest's ranges."""
+
+    def __init__(self, manifest: Sequence[IdRange]) -> None:
+        before = 0
+        placed: list[tuple[int, int, int, int]] = []
+        for ids in manifest:
+            placed.append((ids.generation, ids.first, ids.last, before))
+            before += len(ids)
+        self._placed = sorted(placed)
+
+    def find(self, generation: int, number: int) -> int | None:
+        """The chunk's place, from 0; None when the record is not part of the version."""
+        found = bisect_right(self._placed, (generation, number, math.inf, math.inf)) - 1
+        if found < 0:
+            return None
+        of_generation, first, last, before = self._placed[found]
+        inside = of_generation == generation and first <= number <= last
+        return before + number - first if inside else None
+
+
 def _visible(
     matches: Iterable[Match], rows: Mapping[DocumentKey, Row], namespace: str
 ) -> list[Hit]:
+    places = {key: _Places(row.applied.manifest) for key, row in rows.items()}
     hits = []
     for match in matches:
-        row = rows.get(DocumentKey(namespace, match.document_id))
-        if row and contains(row.applied.manifest, match.generation, match.number):
-            hits.append(_hit(match, row))
+        key = DocumentKey(namespace, match.document_id)
+        place = places[key].find(match.generation, match.number) if key in places else None
+        if place is not None:
+            hits.append(_hit(match, rows[key].applied.version, place))
     return sorted(hits, key=lambda hit: -hit.score)
 
 
-def _hit(match: Match, row: Row) -> Hit:
+def _hit(match: Match, version: int, place: int) -> Hit:
     return Hit(
         document_id=match.document_id,
-        version=row.applied.version,
-        chunk=_place(row, match),
+        version=version,
+        chunk=place,
         score=match.score,
         text=match.text,
         heading_path=match.heading_path,
         metadata=match.metadata,
     )
-
-
-def _place(row: Row, match: Match) -> int:
-    place = 0
-    for ids in row.applied.manifest:
-        if ids.generation == match.generation and ids.first <= match.number <= ids.last:
-            return place + match.number - ids.first
-        place += len(ids)
-    raise AssertionError("only records of the manifest become hits")
 
 
 def _why_again(began: float, rows: Iterable[Row], short: bool) -> str | None:

@@ -69,10 +69,14 @@ async def _search(services: Services, wanted: SearchRequest) -> list[Hit]:
 
 async def _is_bound(services: Services, namespace: str) -> bool:
     """Whether anything was ever written there. Raises ProfileMismatchError."""
+    if services.acceptor.is_bound(namespace):
+        return True
     async with deadline(services.settings.request_timeout_seconds):
         bound = (await services.registry.namespaces()).get(namespace)
     if bound is not None and bound.id != services.profile.id:
         raise ProfileMismatchError(namespace, bound, services.profile)
+    if bound is not None:
+        await services.acceptor.bind(namespace)
     return bound is not None
 
 

@@ -3,6 +3,7 @@ obligations; `common.transitions` has the guards."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -63,6 +64,8 @@ class ApplyHandler:
             if row is None or row.applied.version >= wake_up.version:
                 await self._collect(wake_up.key, lease)
                 return Done("already applied")
+            if wake_up.version > row.desired.version:
+                return Done("of a life before: the document was forgotten and began again")
             pack = await read_pack(self.blobs, row.key, wake_up.version, wake_up.doc_hash)
             if pack is None:
                 await self._embed_again(wake_up)
@@ -123,12 +126,22 @@ class ApplyHandler:
             await attempt.keep()
             lease.check()
             records = _records(key, pack, part, own.generation, number)
-            token = await self.index.upsert(key.namespace, records)
+            token = await self._upsert(key.namespace, records)
             number += len(part)
         await self.index.wait_visible(
             key.namespace, token, timeout_seconds=self.write_timeout_seconds
         )
         telemetry.RECORDS.labels("written").inc(len(plan.new))
+
+    async def _upsert(self, namespace: str, records: list[Record]) -> str:
+        """The deadline is shorter than the grace that collection leaves to writes under way."""
+        try:
+            async with asyncio.timeout(self.write_timeout_seconds):
+                return await self.index.upsert(namespace, records)
+        except TimeoutError:
+            raise TransientError(
+                f"the index took more than {self.write_timeout_seconds:g} s for a write"
+            ) from None
 
     async def _commit(
         self, planned: Row, pack: Pack, plan: Plan, own: IdRange | None

@@ -64,6 +64,8 @@ def consumer_of(ports: Ports, name: QueueName, handler: Handler, concurrency: in
         visibility_seconds=settings.visibility_timeout_seconds,
         max_receives=settings.max_receives,
         drain_seconds=settings.drain_timeout_seconds,
+        # A document may kill the process that extracts or embeds it, not the one that applies it.
+        isolate_suspects=name is QueueName.CHANGE,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import structlog
 
@@ -17,6 +18,7 @@ from common.model import Desired, DocumentKey, QueueName, Row, Vector, WakeUp
 from common.pack import Pack, PackedChunk
 from common.ports.blobs import BlobNotFoundError, BlobStore
 from common.ports.embedder import Embedder
+from common.ports.errors import TransientError
 from common.ports.queue import Delivery, Queue
 from common.ports.registry import Registry
 from common.transitions import Timers, claim, extend_claim
@@ -48,6 +50,7 @@ class EmbedHandler:
     sizes: ChunkSizes
     timers: Timers
     claim_seconds: float
+    document_timeout_seconds: float = 7200.0
     clock: Clock = system_clock
 
     async def __call__(self, delivery: Delivery, lease: Lease) -> HandlerOutcome:
@@ -68,7 +71,7 @@ class EmbedHandler:
         )
         if claimed is None:
             return Done("another wake-up has it")
-        pack = await self._make_pack(claimed, doc_hash, delivery, lease)
+        pack = await self._claimed_pack(claimed, doc_hash, delivery, lease)
         await write_pack(self.blobs, row.key, pack)
         await self._wake_apply(claimed, doc_hash)
         return Done("embedded")
@@ -99,7 +102,24 @@ class EmbedHandler:
             chunker_profile=chunker_profile(self.sizes),
         )
 
-    async def _make_pack(self, row: Row, doc_hash: str, delivery: Delivery, lease: Lease) -> Pack:
+    async def _claimed_pack(
+        self, row: Row, doc_hash: str, delivery: Delivery, lease: Lease
+    ) -> Pack:
+        """The claim is renewed meanwhile, so that no other wake-up begins the same work."""
+        renewal = asyncio.create_task(self._renew_claim(row.key, delivery))
+        try:
+            async with asyncio.timeout(self.document_timeout_seconds):
+                return await self._make_pack(row, doc_hash, lease)
+        except TimeoutError:
+            raise PermanentFailureError(
+                f"it took longer than {self.document_timeout_seconds:g} s to read and embed it; "
+                "split the document or raise BLOOMWEAVER_DOCUMENT_TIMEOUT_SECONDS"
+            ) from None
+        finally:
+            renewal.cancel()
+            await asyncio.gather(renewal, return_exceptions=True)
+
+    async def _make_pack(self, row: Row, doc_hash: str, lease: Lease) -> Pack:
         content = await self._content(row)
         counter = await self.embedder.token_counter()
         chunks = await asyncio.to_thread(
@@ -107,7 +127,7 @@ class EmbedHandler:
         )
         known = await self._known_vectors(row)
         missing = list({c.hash: c for c in chunks if c.hash not in known}.values())
-        known.update(await self._embed(row, missing, delivery, lease))
+        known.update(await self._embed(missing, lease))
         telemetry.CHUNKS.labels("embedded").inc(len(missing))
         telemetry.CHUNKS.labels("reused").inc(len(chunks) - len(missing))
         log.info("document.embedded", chunks=len(chunks), embedded=len(missing))
@@ -129,11 +149,8 @@ class EmbedHandler:
             return {}
         return {c.hash: v for c, v in zip(base.chunks, base.vectors, strict=True)}
 
-    async def _embed(
-        self, row: Row, chunks: Sequence[Chunk], delivery: Delivery, lease: Lease
-    ) -> dict[str, Vector[float]]:
+    async def _embed(self, chunks: Sequence[Chunk], lease: Lease) -> dict[str, Vector[float]]:
         vectors: dict[str, Vector[float]] = {}
-        renew_at = self.clock() + self.claim_seconds / 2
         began = asyncio.get_running_loop().time()
         for start in range(0, len(chunks), SLICE_CHUNKS):
             lease.check()
@@ -141,22 +158,26 @@ class EmbedHandler:
             texts = [embedding_text(chunk.heading_path, chunk.text) for chunk in part]
             for chunk, vector in zip(part, await self.embedder.embed_documents(texts), strict=True):
                 vectors[chunk.hash] = vector
-            if self.clock() >= renew_at:
-                await self._renew_claim(row.key, delivery)
-                renew_at = self.clock() + self.claim_seconds / 2
         if chunks:
             took = asyncio.get_running_loop().time() - began
             telemetry.EMBED_SECONDS.observe(took)
         return vectors
 
     async def _renew_claim(self, key: DocumentKey, delivery: Delivery) -> None:
+        """Until it is cancelled, or a newer version is desired: this one's pack may still help."""
+        while True:
+            await asyncio.sleep(self.claim_seconds / 3)
+            try:
+                renewed = await change_row(self.registry, key, partial(self._renewed, delivery))
+            except TransientError as error:
+                log.warning("claim.not_renewed", error=str(error))
+            else:
+                if renewed is None:
+                    return
+
+    def _renewed(self, delivery: Delivery, row: Row) -> Row | None:
         now = self.clock()
-        until = now + self.claim_seconds
-        await change_row(
-            self.registry,
-            key,
-            lambda row: extend_claim(row, delivery.message_id, now, until, self.timers),
-        )
+        return extend_claim(row, delivery.message_id, now, now + self.claim_seconds, self.timers)
 
     def _pack(
         self,

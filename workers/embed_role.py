@@ -56,6 +56,7 @@ def _consumer(ports: Ports) -> Consumer:
         ),
         timers=timers_of(settings),
         claim_seconds=settings.visibility_timeout_seconds,
+        document_timeout_seconds=settings.document_timeout_seconds,
     )
     return consumer_of(ports, QueueName.CHANGE, handler, settings.embed_concurrency)
 

@@ -24,7 +24,7 @@ log = structlog.get_logger(__name__)
 
 WATCH_SECONDS = 0.5
 IDLE_WATCH_SECONDS = 2.0
-QUICK_DEATH_SECONDS = 5.0
+QUICK_DEATH_SECONDS = 30.0
 LONGEST_RESTART_DELAY_SECONDS = 30.0
 
 
@@ -150,20 +150,22 @@ class FleetPart:
             multiprocess.mark_process_dead(worker.process.pid)  # type: ignore[no-untyped-call]
         if code == 0:
             self._quick_deaths = 0
+            # What a receive took in the moment it was cancelled: nobody has seen it.
+            await self._free_leases(worker, refund=True)
             log.info("fleet.worker_stopped", pid=worker.process.pid, running=len(self._workers))
             return
-        freed = await self._free_leases(worker)
+        freed = await self._free_leases(worker, refund=False)
         lived = asyncio.get_running_loop().time() - worker.started_at
         self._delay_restart(lived)
         log.error("fleet.worker_died", pid=worker.process.pid, exit_code=code, freed_messages=freed)
 
-    async def _free_leases(self, worker: _Worker) -> int:
+    async def _free_leases(self, worker: _Worker, *, refund: bool) -> int:
         """The dead worker's receive counts: a document that kills its worker is given up."""
         queue = self._ports.queue
         if not isinstance(queue, ReclaimingQueue):
             return 0
         try:
-            return await queue.reclaim(receiver=worker.receiver)
+            return await queue.reclaim(receiver=worker.receiver, refund=refund)
         except TransientError as error:
             log.warning("fleet.leases_not_freed", error=str(error))
             return 0

@@ -7,6 +7,7 @@ loses a lease on work that is still going on.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -45,8 +46,10 @@ class Consumer:
     visibility_seconds: float
     max_receives: int
     drain_seconds: float
+    isolate_suspects: bool = False
     clock: Clock = system_clock
     jitter: random.Random = field(default_factory=random.Random)
+    _alone: bool = False
     _in_hand: dict[asyncio.Task[None], tuple[Delivery, Lease]] = field(default_factory=dict)
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -62,14 +65,34 @@ class Consumer:
         stopped = asyncio.create_task(stop.wait())
         try:
             while not stop.is_set():
-                free = self.concurrency - len(self._in_hand)
-                if free == 0:
+                if self._in_hand and (self._alone or len(self._in_hand) >= self.concurrency):
                     await _first_of(stopped, *self._in_hand)
                     continue
-                for delivery in await self._receive(free, stopped):
+                free = 1 if self._alone else self.concurrency - len(self._in_hand)
+                deliveries = await self._receive(free, stopped)
+                if await self._parted(deliveries):
+                    continue
+                for delivery in deliveries:
                     self._start(delivery)
         finally:
             await _cancel([stopped])
+
+    async def _parted(self, deliveries: list[Delivery]) -> bool:
+        """Work a message that came back by itself, where a worker may die of one.
+
+        A death counts against every message in hand. So that a poison document takes no neighbour
+        with it, what was received together with a suspect goes back and is received one by one.
+        """
+        suspects = self.isolate_suspects and any(d.receive_count > 1 for d in deliveries)
+        if suspects and (self._in_hand or len(deliveries) > 1):
+            self._alone = True
+            for delivery in deliveries:
+                with contextlib.suppress(LeaseLostError, TransientError):
+                    await self.queue.release(delivery)
+            return True
+        if deliveries:
+            self._alone = suspects
+        return False
 
     async def _receive(self, limit: int, stopped: asyncio.Task[bool]) -> list[Delivery]:
         """[] when stopped, when nothing came, or when the queue is out of reach."""
@@ -140,7 +163,13 @@ class Consumer:
         except (LeaseLostError, LeaseExpiredError):
             raise
         except Exception as error:
-            outcome = decide(error, delivery.receive_count, self.max_receives, self.jitter)
+            outcome = decide(
+                error,
+                delivery,
+                max_receives=self.max_receives,
+                now=self.clock(),
+                jitter=self.jitter,
+            )
             log.warning("message.failed", outcome=type(outcome).__name__, exc_info=error)
             return outcome
 
@@ -151,9 +180,10 @@ class Consumer:
             case Done(why):
                 await self.queue.ack(delivery)
                 log.info("message.done", why=why)
-            case Retry(delay_seconds, reason):
+            case Retry(delay_seconds, reason, counted):
                 await self.note(delivery, outcome)
-                await self.queue.retry_later(delivery, delay_seconds)
+                again = self.queue.retry_later if counted else self.queue.release
+                await again(delivery, delay_seconds)
                 log.info("message.retry", reason=reason, delay_seconds=round(delay_seconds, 3))
             case GiveUp(reason):
                 await self.note(delivery, outcome)

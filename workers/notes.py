@@ -27,7 +27,7 @@ class RegistryNote:
         )
 
     def _noted(self, row: Row, delivery: Delivery, outcome: HandlerOutcome) -> Row | None:
-        version = delivery.wake_up.version
+        version = _worked_on(row, delivery)
         match outcome:
             case Done():
                 return None
@@ -35,3 +35,10 @@ class RegistryNote:
                 return note_error(row, version, reason, self.clock(), self.timers)
             case GiveUp(reason):
                 return fail(row, version, reason, self.clock(), self.timers)
+
+
+def _worked_on(row: Row, delivery: Delivery) -> int:
+    """A wake-up may have worked on a later version than it names: its claim tells."""
+    if row.claim is not None and row.claim.message_id == delivery.message_id:
+        return row.claim.version
+    return delivery.wake_up.version

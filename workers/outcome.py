@@ -18,6 +18,8 @@ class Retry:
 
     delay_seconds: float
     reason: str
+    counted: bool = True
+    """Whether this receive speaks against the message; an outage does not."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import random
 
 from common.extraction.extract import UnreadableDocument
-from common.ports.errors import PermanentError
+from common.ports.errors import PermanentError, TransientError
+from common.ports.queue import Delivery
 from workers.outcome import GiveUp, Retry
 
 FIRST_DELAY_SECONDS = 1.0
 LONGEST_DELAY_SECONDS = 60.0
+OUTAGE_PATIENCE_SECONDS = 6 * 3600.0
+"""How old a message may become while something outside is out of reach."""
 
 
 class PermanentFailureError(Exception):
@@ -17,18 +20,24 @@ class PermanentFailureError(Exception):
 
 
 def decide(
-    error: Exception, receive_count: int, max_receives: int, jitter: random.Random
+    error: Exception, delivery: Delivery, *, max_receives: int, now: float, jitter: random.Random
 ) -> Retry | GiveUp:
     """Permanent errors and the last receive give up; others back off exponentially.
 
-    Full jitter (each delay is drawn from 0 to its bound), so that a fleet does not return as one.
+    What is out of reach is not the message's fault: such a receive is not counted, and the delay
+    grows with the message's age. Full jitter (each delay is drawn from 0 to its bound), so that a
+    fleet does not return as one.
     """
     reason = describe(error)
     if isinstance(error, PermanentError | PermanentFailureError | UnreadableDocument):
         return GiveUp(reason)
-    if receive_count >= max_receives:
-        return GiveUp(f"failed {receive_count} times, the last time with: {reason}")
-    bound = min(FIRST_DELAY_SECONDS * 4.0 ** (receive_count - 1), LONGEST_DELAY_SECONDS)
+    age_seconds = max(now - delivery.sent_at, 0.0)
+    if isinstance(error, TransientError) and age_seconds < OUTAGE_PATIENCE_SECONDS:
+        bound = min(FIRST_DELAY_SECONDS + age_seconds, LONGEST_DELAY_SECONDS)
+        return Retry(jitter.uniform(bound / 2, bound), reason, counted=False)
+    if delivery.receive_count >= max_receives or isinstance(error, TransientError):
+        return GiveUp(f"failed {delivery.receive_count} times, the last time with: {reason}")
+    bound = min(FIRST_DELAY_SECONDS * 4.0 ** (delivery.receive_count - 1), LONGEST_DELAY_SECONDS)
     return Retry(jitter.uniform(0.0, bound), reason)
 
 

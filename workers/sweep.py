@@ -4,14 +4,14 @@ tombstones and unreferenced blobs. Any number of sweepers may run; each step is 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterable, Mapping
+from dataclasses import dataclass, replace
 
 import structlog
 
 from common import identity, telemetry
 from common.clock import Clock, system_clock
-from common.model import QueueName, Row, WakeUp
+from common.model import DocumentKey, QueueName, Row, Status, WakeUp
 from common.ports.blobs import BlobStore
 from common.ports.errors import PortError
 from common.ports.index import Index
@@ -64,8 +64,24 @@ class Sweeper:
             return 0
         since = await self._backlog_since(now)
         for row in rows:
-            await self._sweep_row(row, since)
+            try:
+                await self._sweep_row(row, since)
+            except PortError as error:
+                # One row's trouble must not keep the others from being swept, now or next time.
+                log.warning(
+                    "sweep.row_failed",
+                    namespace=row.key.namespace,
+                    document=row.key.document_id,
+                    error=str(error),
+                )
+                await self._postpone(row.key)
         return len(rows)
+
+    async def _postpone(self, key: DocumentKey) -> None:
+        row = await self.registry.get(key)
+        if row is not None:
+            later = self.clock() + self.timers.stale_after_seconds
+            await self.registry.put_if(replace(row, sweep_at=later))
 
     async def _backlog_since(self, now: float) -> dict[QueueName, float]:
         """When the oldest message still waiting was sent: the queue has not come to later ones."""
@@ -81,15 +97,14 @@ class Sweeper:
             await self.registry.delete_if(row)
             telemetry.SWEPT.labels("forgotten").inc()
             return
+        if _is_stale(row, now, self.timers):
+            await self._wake(row, since)
         if row.garbage and self.index is not None:
             await collect(self.registry, self.index, row.key, self.clock, self.timers)
             telemetry.SWEPT.labels("collected").inc()
         fresh = await self.registry.get(row.key)
-        if fresh is None or fresh.sweep_at is None or fresh.sweep_at > now:
-            return
-        if fresh.behind:
-            await self._wake(fresh, since)
-        await self.registry.put_if(postpone_sweep(fresh, now, self.timers))
+        if fresh is not None and fresh.sweep_at is not None and fresh.sweep_at <= now:
+            await self.registry.put_if(postpone_sweep(fresh, now, self.timers))
 
     async def _wake(self, row: Row, since: dict[QueueName, float]) -> None:
         queue = QueueName.DELETE if row.desired.tombstone else QueueName.CHANGE
@@ -116,9 +131,10 @@ class Sweeper:
         old = {b.key async for b in self.blobs.list("") if b.modified_at < before}
         if not old:
             return 0
+        packs = _by_folder(old)
         # Rows are read after the listing: an accept that reused an old blob is seen here.
         async for row in self._all_rows():
-            old -= _referenced(row, old)
+            old -= _referenced(row, packs)
         unreferenced = sorted(old)
         deleted = 0
         for start in range(0, len(unreferenced), BLOBS_PER_DELETE):
@@ -140,14 +156,25 @@ class Sweeper:
                     break
 
 
-def _referenced(row: Row, candidates: set[str]) -> set[str]:
+def _is_stale(row: Row, now: float, timers: Timers) -> bool:
+    waits = row.behind and row.status is not Status.FAILED
+    return waits and row.updated_at + timers.stale_after_seconds <= now
+
+
+def _by_folder(keys: Iterable[str]) -> dict[str, set[str]]:
+    folders: dict[str, set[str]] = {}
+    for key in keys:
+        folders.setdefault(key.rpartition("/")[0] + "/", set()).add(key)
+    return folders
+
+
+def _referenced(row: Row, packs: Mapping[str, set[str]]) -> set[str]:
     """The document's content, the applied pack, and packs of versions not applied yet."""
     kept = {row.desired.blob_key}
     if row.applied.manifest:
         kept.add(identity.pack_key(row.key, row.applied.version, row.applied.doc_hash))
     if row.behind:
-        prefix = identity.pack_prefix(row.key)
-        kept |= {key for key in candidates if key.startswith(prefix)}
+        kept |= packs.get(identity.pack_prefix(row.key), set())
     return kept
 
 

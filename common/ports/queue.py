@@ -91,10 +91,11 @@ class Queue(Protocol):
     async def retry_later(self, delivery: Delivery, delay_seconds: float) -> None:
         """Make the message deliverable again after a delay. Raises LeaseLostError."""
 
-    async def release(self, delivery: Delivery) -> None:
-        """Hand a message back unworked: deliverable now, and not counted where the queue can.
+    async def release(self, delivery: Delivery, delay_seconds: float = 0.0) -> None:
+        """Hand a message back for no fault of its own: not counted, where the queue can.
 
-        Raises LeaseLostError.
+        Deliverable after the delay; without one it takes its old place in line. Raises
+        LeaseLostError.
         """
 
     async def dead_letter(self, delivery: Delivery, reason: str) -> None:

@@ -52,7 +52,13 @@ class World:
 
     @asynccontextmanager
     async def consuming(
-        self, handler: Handler, *, visibility: float = 30.0, drain: float = 10.0, slots: int = 2
+        self,
+        handler: Handler,
+        *,
+        visibility: float = 30.0,
+        drain: float = 10.0,
+        slots: int = 2,
+        isolate: bool = False,
     ) -> AsyncIterator[asyncio.Event]:
         consumer = Consumer(
             queue=self.queue,
@@ -63,6 +69,7 @@ class World:
             visibility_seconds=visibility,
             max_receives=3,
             drain_seconds=drain,
+            isolate_suspects=isolate,
             clock=lambda: self.now,
         )
         stop = asyncio.Event()
@@ -242,4 +249,32 @@ async def test_a_message_taken_over_stops_its_first_holder(world: World) -> None
         rival = await world.queue.receive(CHANGE, limit=1, visibility_seconds=900, wait_seconds=0)
         await cancelled.wait()
         await world.queue.ack(rival[0])
+    assert await world.left() == 0
+
+
+async def test_messages_that_came_back_are_worked_one_by_one(world: World) -> None:
+    """A worker died with four in hand: the next death must count against one of them only."""
+    await world.send(1, 2, 3, 4)
+    await world.queue.receive(CHANGE, limit=4, visibility_seconds=5, wait_seconds=0)
+    world.now += 5.0
+    running: set[int] = set()
+    most = 0
+    counts: list[int] = []
+    done = asyncio.Event()
+
+    async def handler(delivery: Delivery, lease: Lease) -> HandlerOutcome:
+        nonlocal most
+        running.add(delivery.wake_up.version)
+        most = max(most, len(running))
+        await asyncio.sleep(0)
+        running.discard(delivery.wake_up.version)
+        counts.append(delivery.receive_count)
+        if len(counts) == 4:
+            done.set()
+        return Done("ok")
+
+    async with world.consuming(handler, slots=4, isolate=True):
+        await done.wait()
+    assert most == 1
+    assert counts == [2, 2, 2, 2]
     assert await world.left() == 0

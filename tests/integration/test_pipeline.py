@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +13,11 @@ import pytest
 from common import identity
 from common.model import GarbageState, Match, QueueName, Row, Status, Vector
 from common.ports.errors import TransientError
-from common.transitions import Outcome
+from common.transitions import Outcome, begin
 from tests.builders import TIMERS
 from tests.pipeline import NAMESPACE, Pipeline, pipeline
 from webhook.accept import ProfileMismatchError
+from workers.embed import EmbedHandler
 from workers.lease import Lease, LeaseExpiredError
 from workers.notes import RegistryNote
 from workers.outcome import Done, GiveUp, Retry
@@ -373,7 +375,7 @@ async def test_a_search_fills_its_page_past_hidden_records(flow: Pipeline) -> No
     (real,) = flow.index.records[NAMESPACE].values()
     ghosts = [
         replace(real, id=f"ghost#9#{n}", generation=9, number=n, vector=await query(flow))
-        for n in range(40)
+        for n in range(400)
     ]
     await flow.index.upsert(NAMESPACE, ghosts)
     hits = await flow.searcher.search(NAMESPACE, "wanted", top_k=1)
@@ -507,3 +509,122 @@ async def test_the_row_tells_people_what_went_wrong(
     await note(delivery, outcome)
     row = await flow.row("a.md")
     assert (row.status, row.error) == (status, outcome.reason)
+
+
+async def test_one_bad_row_does_not_stop_the_sweep_of_others(flow: Pipeline) -> None:
+    await flow.insert("a.md", THREE)
+    await flow.run()
+    await flow.delete("a.md")
+    await flow.insert("b.md", THREE)
+    lost = await flow.receive(CHANGE)
+    assert lost
+    await flow.queue.ack(lost)
+
+    def broken(what: str) -> None:
+        raise TransientError("the shard is damaged")
+
+    flow.index.before_write = broken
+    deleting = await flow.receive(DELETE)
+    assert deleting
+    with pytest.raises(TransientError):
+        await flow.handle(deleting)
+    await flow.queue.ack(deleting)
+    flow.clock.now += 61
+    await flow.sweeper.sweep_rows()
+    waiting = await flow.receive(CHANGE)
+    assert waiting
+    assert waiting.wake_up.document_id == "b.md"
+    assert (await flow.row("a.md")).sweep_at == flow.clock.now + TIMERS.stale_after_seconds
+
+
+async def test_a_pack_of_a_life_before_is_not_applied(flow: Pipeline) -> None:
+    """Dead-lettered long ago, redriven after its document was forgotten and began again at 1."""
+    for text in ("one", "two", "three"):
+        await flow.insert("a.md", document(text))
+    await flow.step(CHANGE)
+    while await flow.step(CHANGE):
+        pass
+    old = await flow.receive(CREATE)
+    assert old
+    await flow.delete("a.md")
+    await flow.run()
+    flow.clock.now += 2000
+    await flow.sweeper.sweep_rows()
+    await flow.insert("a.md", document("a new life"))
+    await flow.handle(replace(old, queue=CREATE))
+    await flow.run()
+    assert await flow.shown("a.md") == ["# Part 0\n\na new life"]
+    assert (await flow.row("a.md")).status is Status.COMPLETED
+
+
+async def test_a_failure_under_a_coalesced_wake_up_reaches_the_row(flow: Pipeline) -> None:
+    """The wake-up names version 1, but what was claimed and failed is version 2."""
+    await flow.insert("a.md", document("one"))
+    await flow.insert("a.md", document("two"))
+    first = await flow.receive(CHANGE)
+    assert first
+    assert first.wake_up.version == 1
+    await flow.blobs.delete([(await flow.row("a.md")).desired.blob_key])
+    with pytest.raises(PermanentFailureError):
+        await flow.handle(first)
+    note = RegistryNote(registry=flow.registry, timers=TIMERS, clock=flow.clock)
+    await note(first, GiveUp("content is missing"))
+    row = await flow.row("a.md")
+    assert (row.status, row.error) == (Status.FAILED, "content is missing")
+
+
+async def test_a_failed_document_is_not_woken_because_it_has_garbage(flow: Pipeline) -> None:
+    await flow.insert("a.md", THREE)
+    delivery = await flow.receive(CHANGE)
+    assert delivery
+    note = RegistryNote(registry=flow.registry, timers=TIMERS, clock=flow.clock)
+    await note(delivery, GiveUp("broken"))
+    await flow.queue.ack(delivery)
+    begun, _ = begin(await flow.row("a.md"), 3, flow.clock.now, TIMERS)
+    assert await flow.registry.put_if(begun)
+    flow.clock.now += 1000
+    await flow.sweeper.sweep_rows()
+    assert await flow.receive(CHANGE) is None
+
+
+async def test_a_document_that_never_ends_is_given_up(flow: Pipeline) -> None:
+    await flow.insert("a.md", THREE)
+    delivery = await flow.receive(CHANGE)
+    assert delivery
+
+    async def hangs(texts: Sequence[str]) -> list[Vector[float]]:
+        await asyncio.Event().wait()
+        return []
+
+    flow.embedder.embed_documents = hangs  # type: ignore[method-assign]
+    embed = flow.handlers()[CHANGE]
+    assert isinstance(embed, EmbedHandler)
+    embed.document_timeout_seconds = 0.01
+    with pytest.raises(PermanentFailureError, match="DOCUMENT_TIMEOUT"):
+        await embed(delivery, Lease(flow.clock, flow.clock.now + 30))
+
+
+async def test_the_claim_is_kept_while_the_work_goes_on(flow: Pipeline) -> None:
+    await flow.insert("a.md", THREE)
+    delivery = await flow.receive(CHANGE)
+    assert delivery
+    renewed = asyncio.Event()
+    put_if = flow.registry.put_if
+
+    async def watched(row: Row) -> Row | None:
+        stored = await put_if(row)
+        if stored and stored.claim and stored.claim.until > 1000 + 60:
+            renewed.set()
+        return stored
+
+    async def slow(texts: Sequence[str]) -> list[Vector[float]]:
+        flow.clock.now += 100
+        await renewed.wait()
+        return [await flow.embedder.embed_query(text) for text in texts]
+
+    flow.registry.put_if = watched  # type: ignore[method-assign]
+    flow.embedder.embed_documents = slow  # type: ignore[method-assign]
+    embed = flow.handlers()[CHANGE]
+    assert isinstance(embed, EmbedHandler)
+    embed.claim_seconds = 0.03
+    assert await embed(delivery, Lease(flow.clock, flow.clock.now + 900)) == Done("embedded")

@@ -56,7 +56,7 @@ _EXTEND = "UPDATE messages SET visible_at = ? WHERE id = ? AND receipt = ?"
 _ACK = "DELETE FROM messages WHERE id = ? AND receipt = ?"
 _FREE = """UPDATE messages SET visible_at = ?, receipt = NULL, receiver = NULL, leased = 0
     WHERE id = ? AND receipt = ?"""
-_RELEASE = """UPDATE messages SET visible_at = min(sent_at, ?), receipt = NULL, receiver = NULL,
+_RELEASE = """UPDATE messages SET visible_at = ?, receipt = NULL, receiver = NULL,
     leased = 0, receive_count = max(receive_count - 1, 0) WHERE id = ? AND receipt = ?"""
 _BURY = """INSERT INTO dead_letters SELECT id, queue, body, ?, receive_count, ? FROM messages
     WHERE id = ? AND receipt = ?"""
@@ -161,9 +161,10 @@ class SqliteQueue:
         await self._database.write(free)
         self._ring_soon(delivery.queue)
 
-    async def release(self, delivery: Delivery) -> None:
+    async def release(self, delivery: Delivery, delay_seconds: float = 0.0) -> None:
         def release(db: sqlite3.Connection) -> None:
-            _must_hold(delivery, db.execute(_RELEASE, (self._clock(), *_lease(delivery))))
+            at = self._clock() + delay_seconds if delay_seconds else delivery.sent_at
+            _must_hold(delivery, db.execute(_RELEASE, (at, *_lease(delivery))))
 
         await self._database.write(release)
         self._ring_soon(delivery.queue)

@@ -9,12 +9,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from common.model import DocumentKey, EmbeddingProfile, Row, Status
 from common.ports.registry import NamespaceCounts, Page
 from common.settings import Settings
 from common.storage.data_folder import DataFolder
 from common.storage.sqlite_database import SqliteDatabase
-from common.wire import profile_from_json, profile_to_json, row_from_json, row_to_json
+from common.wire import (
+    DamagedDataError,
+    profile_from_json,
+    profile_to_json,
+    row_from_json,
+    row_to_json,
+)
+
+log = structlog.get_logger(__name__)
 
 __all__ = ["SqliteRegistry"]
 
@@ -118,7 +128,7 @@ class SqliteRegistry:
 
     async def due(self, *, before: float, limit: int) -> list[Row]:
         found = await self._database.read(lambda db: db.execute(_DUE, (before, limit)).fetchall())
-        return [row_from_json(body) for (body,) in found]
+        return [row for (body,) in found if (row := _readable(body)) is not None]
 
     async def bind_namespace(self, namespace: str, profile: EmbeddingProfile) -> EmbeddingProfile:
         def bound(db: sqlite3.Connection) -> list[Any]:
@@ -216,6 +226,15 @@ def _document_id_of(cursor: str) -> str:
     except ValueError as error:
         raise ValueError(f"{cursor!r} is not a cursor that an earlier page gave") from error
     raise ValueError(f"{cursor!r} is not a cursor that an earlier page gave")
+
+
+def _readable(body: str) -> Row | None:
+    """A row that a newer program wrote, or that is damaged, must not stop the sweep of others."""
+    try:
+        return row_from_json(body)
+    except DamagedDataError as error:
+        log.error("row.unreadable", error=str(error))
+        return None
 
 
 def connect(url: str, settings: Settings, receiver: str) -> SqliteRegistry:
