@@ -1,0 +1,1 @@
+"""Benchmarks of the whole product on this machine: `python -m tests.bench`."""
