@@ -7,6 +7,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Iterable
+from functools import lru_cache
 
 from common.model import DocumentKey, IdRange, Metadata
 
@@ -72,6 +73,7 @@ def pack_key(key: DocumentKey, version: int, doc_hash: str) -> str:
     return f"{pack_prefix(key)}{version:010d}-{doc_hash}"
 
 
+@lru_cache(maxsize=4096)
 def namespace_key(namespace: str) -> str:
     """26 characters safe in any file or object name."""
     digest = hashlib.sha256(namespace.encode()).digest()

@@ -116,20 +116,28 @@ async def wait_applied(
     A document that FAILED at such a version ends the wait at once: ApplyFailedError.
     """
     waiting = dict(versions)
-    pause = SHORTEST_POLL_SECONDS
+    loop = asyncio.get_running_loop()
+    began = loop.time()
     try:
         async with asyncio.timeout(timeout_seconds):
             while waiting:
-                rows = await registry.get_many(list(waiting))
-                waiting = _still_waiting(waiting, rows)
+                looked = loop.time()
+                waiting = _still_waiting(waiting, await registry.get_many(list(waiting)))
                 if waiting:
-                    await asyncio.sleep(pause)
-                    pause = min(2 * pause, LONGEST_POLL_SECONDS)
+                    now = loop.time()
+                    await asyncio.sleep(pause_seconds(now - began, now - looked))
     except TimeoutError:
         names = ", ".join(f"{k.document_id!r} at {v}" for k, v in list(waiting.items())[:3])
         raise NotAppliedInTimeError(
             f"{len(waiting)} document(s) not applied within {timeout_seconds:g} s: {names}"
         ) from None
+
+
+def pause_seconds(waited: float, look_took: float) -> float:
+    """A tenth of the time waited so far, so that a wait is at most a tenth too long; and long
+    enough that looking at many documents takes a quarter of the time at most."""
+    by_age = min(max(waited / 10, SHORTEST_POLL_SECONDS), LONGEST_POLL_SECONDS)
+    return max(by_age, 3 * look_took)
 
 
 class _Places:

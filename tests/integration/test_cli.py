@@ -353,6 +353,11 @@ async def test_an_unreachable_service_is_exit_code_3(tmp_path: Path) -> None:
 # --- watch --------------------------------------------------------------------------------------
 
 
+def hears_interrupts() -> None:
+    """Whoever started the tests in the background made their children deaf to Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 async def test_watch_follows_edits_and_deletions_until_ctrl_c(
     service: FakeService, tmp_path: Path
 ) -> None:
@@ -361,6 +366,7 @@ async def test_watch_follows_edits_and_deletions_until_ctrl_c(
         sys.executable, "-m", "common.cli.main", "watch", str(folder), "--url", service.url,
         "--json", "--debounce", "50",
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        preexec_fn=hears_interrupts,
     )  # fmt: skip
     assert process.stdout is not None
     try:
@@ -393,6 +399,7 @@ async def test_ctrl_c_in_the_middle_of_a_replay_is_exit_code_130(
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "common.cli.main", "replay", str(path), "--url", service.url,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        preexec_fn=hears_interrupts,
     )  # fmt: skip
     try:
         async with asyncio.timeout(WITHIN_SECONDS):
