@@ -25,7 +25,7 @@ log = structlog.get_logger(__name__)
 
 NO_EMBEDDED_INDEX = (
     "this process cannot search: the embedded index lives in the process that owns it, which is "
-    "`bloomweaver up`; send searches there, or set BLOOMWEAVER_INDEX_URL to an index server"
+    "`bloomweaver up`; send searches there"
 )
 
 

@@ -127,8 +127,7 @@ def run_worker(kind: WorkerKind, overrides: dict[str, Any]) -> int:
     if kind in APPLIES and index_url.startswith(EMBEDDED_INDEX):
         raise WrongUsageError(
             f"the embedded index ({index_url}) lives in one process, which is `bloomweaver up`, "
-            f"and that process runs the {kind} consumer; to run it by itself, set "
-            "BLOOMWEAVER_INDEX_URL to an index server"
+            f"and that process runs the {kind} consumer"
         )
     return run_role(kind.value, overrides)
 

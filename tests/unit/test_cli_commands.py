@@ -116,7 +116,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Settings, str]]:
 
     def find(*, group: str, name: str) -> list[Any]:
         assert group == "bloomweaver.roles"
-        return [] if name == "sweep" else [Entry(name)]
+        return [] if name == "delete" else [Entry(name)]
 
     monkeypatch.setattr(roles, "entry_points", find)
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", "elsewhere")
@@ -169,7 +169,7 @@ def test_apply_workers_say_where_the_embedded_index_lives(
     result = invoke("worker", kind)
     assert result.exit_code == 2
     assert "bloomweaver up" in result.stderr
-    assert "BLOOMWEAVER_INDEX_URL" in result.stderr
+    assert f"{kind} consumer" in result.stderr
     assert started == []
 
 
@@ -182,9 +182,10 @@ def test_apply_workers_start_with_an_index_server(
 
 
 def test_a_role_that_is_not_installed_is_named(
-    started: list[tuple[str, Settings, str]], tmp_path: Path
+    started: list[tuple[str, Settings, str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    result = invoke("worker", "sweep", "--data-dir", str(tmp_path))
+    monkeypatch.setenv("BLOOMWEAVER_INDEX_URL", "qdrant://somewhere")
+    result = invoke("worker", "delete", "--data-dir", str(tmp_path))
     assert result.exit_code == 2
-    assert "'sweep'" in result.stderr
+    assert "no role 'delete'" in result.stderr
     assert started == []
