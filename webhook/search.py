@@ -2,6 +2,11 @@
 
 A match counts only if its record is in its document's manifest, so a reader sees a document's
 old version until the commit and the new one after it: never a mix, never nothing in between.
+
+A document that was committed while the query ran may have been seen in part. Its rows before and
+after a query tell, and the query is repeated for it. Before the first query no row was read: then
+every document that was applied lately counts as moved. `applied_at` is a time on another
+process' clock, taken before the commit was written, so 'lately' leaves room for both.
 """
 
 from __future__ import annotations
@@ -11,15 +16,20 @@ import math
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from common import telemetry
 from common.clock import Clock, system_clock
 from common.model import DocumentKey, IdRange, Match, MetadataValue, Row, Status, Vector
 from common.ports.embedder import Embedder
+from common.ports.errors import TransientError
 from common.ports.index import Index, MetadataFilter
 from common.ports.registry import Registry
 
 QUERIES_AT_MOST = 3
+QUERIES_IN_MOTION_AT_MOST = 6
+"""A document that is committed during each of so many queries is more than a search can follow."""
+RECENT_SECONDS = 120.0
 GROWTH = 32
 FETCH_AT_MOST = 10_000
 """Hidden records of a large attempt under way may be nearer than everything visible."""
@@ -56,6 +66,8 @@ class Searcher:
     registry: Registry
     embedder: Embedder
     clock: Clock = system_clock
+    recent_seconds: float = RECENT_SECONDS
+    """More than clocks differ by, and than passes between deciding a commit and writing it."""
 
     async def search(
         self, namespace: str, query: str, *, top_k: int, where: MetadataFilter | None = None
@@ -72,21 +84,31 @@ class Searcher:
         top_k: int,
         where: MetadataFilter | None = None,
     ) -> list[Hit]:
+        """Each document from the last query during which it was not committed.
+
+        Raises TransientError when one was committed during every query.
+        """
         fetch = 2 * top_k + 8
-        hits: list[Hit] = []
-        for query_number in range(1, QUERIES_AT_MOST + 1):
-            began = self.clock()
+        still: dict[DocumentKey, list[Hit]] = {}
+        known: Mapping[DocumentKey, Row] = {}
+        for query_number in range(1, QUERIES_IN_MOTION_AT_MOST + 1):
+            since = self.clock() - self.recent_seconds
             matches = await self.index.query(namespace, vector, top_k=fetch, where=where)
             keys = {DocumentKey(namespace, match.document_id) for match in matches}
             rows = await self.registry.get_many(sorted(keys))
-            hits = _visible(matches, rows, namespace)
+            moved = {key for key, row in rows.items() if _moved(known.get(key), row, since)}
+            still.update(_visible(matches, rows, namespace, rows.keys() - moved))
+            hits = sorted(chain.from_iterable(still.values()), key=lambda hit: -hit.score)
             short = len(hits) < top_k and len(matches) == fetch
-            why = _why_again(began, rows.values(), short)
-            if why is None or query_number == QUERIES_AT_MOST:
-                break
-            telemetry.SEARCH_REQUERIES.labels(why).inc()
+            again = _why_again(bool(moved - still.keys()), short, query_number)
+            if again is None:
+                return hits[:top_k]
+            telemetry.SEARCH_REQUERIES.labels(again).inc()
             fetch = min(GROWTH * fetch, FETCH_AT_MOST) if short else fetch
-        return hits[:top_k]
+            known = rows
+        raise TransientError(
+            f"a document was changed during each of {QUERIES_IN_MOTION_AT_MOST} queries"
+        )
 
     async def wait_applied(
         self, versions: Mapping[DocumentKey, int], *, timeout_seconds: float
@@ -162,16 +184,20 @@ class _Places:
 
 
 def _visible(
-    matches: Iterable[Match], rows: Mapping[DocumentKey, Row], namespace: str
-) -> list[Hit]:
-    places = {key: _Places(row.applied.manifest) for key, row in rows.items()}
-    hits = []
+    matches: Iterable[Match],
+    rows: Mapping[DocumentKey, Row],
+    namespace: str,
+    wanted: Iterable[DocumentKey],
+) -> dict[DocumentKey, list[Hit]]:
+    """The visible matches of the wanted documents; [] for one that shows none."""
+    places = {key: _Places(rows[key].applied.manifest) for key in wanted}
+    hits: dict[DocumentKey, list[Hit]] = {key: [] for key in places}
     for match in matches:
         key = DocumentKey(namespace, match.document_id)
         place = places[key].find(match.generation, match.number) if key in places else None
         if place is not None:
-            hits.append(_hit(match, rows[key].applied.version, place))
-    return sorted(hits, key=lambda hit: -hit.score)
+            hits[key].append(_hit(match, rows[key].applied.version, place))
+    return hits
 
 
 def _hit(match: Match, version: int, place: int) -> Hit:
@@ -186,11 +212,22 @@ def _hit(match: Match, version: int, place: int) -> Hit:
     )
 
 
-def _why_again(began: float, rows: Iterable[Row], short: bool) -> str | None:
-    """A document applied while the query ran may have been seen in parts."""
-    if any(row.applied.applied_at >= began for row in rows):
+def _moved(before: Row | None, after: Row, since: float) -> bool:
+    """Whether the document may have been committed during the query.
+
+    A document that shows nothing afterwards is seen whole whatever the query found.
+    """
+    if not after.applied.manifest:
+        return False
+    if before is None:
+        return after.applied.applied_at >= since
+    return before.applied != after.applied
+
+
+def _why_again(moving: bool, short: bool, queries: int) -> str | None:
+    if moving:
         return "moved"
-    return "short" if short else None
+    return "short" if short and queries < QUERIES_AT_MOST else None
 
 
 def _still_waiting(

@@ -97,7 +97,7 @@ class ApplyHandler:
             return Refusal.BASE_MOVED
         stored, own = begun
         if own is not None:
-            await self._write(stored.key, pack, plan, own, lease)
+            await self._write(stored, pack, plan, own, lease)
         telemetry.RECORDS.labels("kept").inc(len(pack.chunks) - len(plan.new))
         return await self._commit(row, pack, plan, own)
 
@@ -116,10 +116,9 @@ class ApplyHandler:
             row = await self.registry.get(planned.key)
         raise TransientError(f"too many writers at once on {planned.key.document_id!r}")
 
-    async def _write(
-        self, key: DocumentKey, pack: Pack, plan: Plan, own: IdRange, lease: Lease
-    ) -> None:
-        attempt = _AttemptLease(self, key, own)
+    async def _write(self, begun: Row, pack: Pack, plan: Plan, own: IdRange, lease: Lease) -> None:
+        key = begun.key
+        attempt = _AttemptLease(self, begun, own)
         token = ""
         number = own.first
         for part in batches(plan.new, UPSERT_RECORDS):
@@ -193,24 +192,29 @@ class ApplyHandler:
 class _AttemptLease:
     """The open range's lease in the row, extended while the attempt makes progress."""
 
-    def __init__(self, handler: ApplyHandler, key: DocumentKey, own: IdRange) -> None:
-        self._handler, self._key, self._own = handler, key, own
-        self._deadline = handler.clock() + handler.timers.attempt_lease_seconds
+    def __init__(self, handler: ApplyHandler, begun: Row, own: IdRange) -> None:
+        self._handler, self._key, self._own = handler, begun.key, own
+        # What the row says: the answer to *begin* may have come late.
+        self._deadline = next(e.not_before for e in begun.garbage if e.ids == own)
 
     async def keep(self) -> None:
-        """Call before each write. Raises AttemptDoomedError when the lease is gone."""
-        handler = self._handler
-        now = handler.clock()
-        if now < self._deadline - handler.timers.attempt_lease_seconds / 2:
-            return
+        """Call right before each write. Raises AttemptDoomedError when the lease is gone.
+
+        Looks again after an extension, which may have taken longer than what it gave.
+        """
+        lease_seconds = self._handler.timers.attempt_lease_seconds
+        while (now := self._handler.clock()) >= self._deadline - lease_seconds / 2:
+            await self._extend(now)
+            self._deadline = now + lease_seconds
+
+    async def _extend(self, now: float) -> None:
         extended = await change_row(
-            handler.registry,
+            self._handler.registry,
             self._key,
-            lambda row: extend_attempt(row, self._own, now, handler.timers),
+            lambda row: extend_attempt(row, self._own, now, self._handler.timers),
         )
         if extended is None:
             raise AttemptDoomedError
-        self._deadline = now + handler.timers.attempt_lease_seconds
 
 
 def _records(
