@@ -87,6 +87,8 @@ class Applied:
     """The record ids of this version, in document order."""
     applied_at: float = 0.0
     chunk_count: int = 0
+    intact: bool = True
+    """False: a scrub found it damaged: the next version keeps none of its records."""
 
 
 class GarbageState(StrEnum):
@@ -114,6 +116,36 @@ class Claim:
     until: float
 
 
+class EventKind(StrEnum):
+    """What can happen to a document, in the words that people read."""
+
+    ACCEPTED = "accepted"
+    RETRIED = "retried"
+    """FAILED, and the same content was sent again."""
+    EMBEDDING = "embedding"
+    ERROR = "error"
+    """It will be tried again."""
+    FAILED = "failed"
+    APPLIED = "applied"
+    DELETED = "deleted"
+    """Hidden from every search; its records are removed after."""
+    REPAIRED = "repaired"
+    """A scrub found something wrong and mended it, or had the document written anew."""
+    ATTEMPT_LOST = "attempt_lost"
+    """The lease of an attempt to apply a version ended before it was committed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened to a document, for people."""
+
+    at: float
+    kind: EventKind
+    version: int
+    """The version it happened to; of a lost attempt, the one desired at that time."""
+    detail: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
     """The registry row: the truth about one document; written by compare-and-set only."""
@@ -133,6 +165,8 @@ class Row:
     sweep_at: float | None = None
     """When the sweeper should look at this row next; None: there is nothing left to do."""
     updated_at: float = 0.0
+    news: tuple[Event, ...] = ()
+    """What this write adds to the document's history; no part of the stored row: () when read."""
 
     @property
     def behind(self) -> bool:

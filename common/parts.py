@@ -16,6 +16,7 @@ from common.ports.embedder import Embedder
 from common.ports.index import Index
 from common.ports.queue import Queue
 from common.ports.registry import Registry
+from common.scrubbing import ScrubService
 from common.settings import Settings
 from common.transitions import Timers
 
@@ -42,6 +43,8 @@ class Ports:
     index: Index | None
     fleet_status: Callable[[], FleetStatus] | None = None
     """Set by the part that runs a fleet in this process."""
+    scrub: ScrubService | None = None
+    """Set by the part that runs consumers in this process."""
 
     @property
     def profile(self) -> EmbeddingProfile:

@@ -61,6 +61,18 @@ class Settings(BaseSettings):
     accept_concurrency: int = Field(
         64, ge=1, description="Changes of one request accepted at once."
     )
+    max_backlog_messages: int = Field(
+        1_000_000,
+        ge=0,
+        description="Waiting work beyond which changes are answered with 503 (deletes at twice "
+        "that); 0: no limit.",
+    )
+    min_free_disk_bytes: int = Field(
+        256 * MEBIBYTE,
+        ge=0,
+        description="Free space below which changes are answered with 503 (deletes at half of "
+        "it), so that the consumers can still write; 0: no limit.",
+    )
     request_timeout_seconds: float = Field(
         30.0, gt=0, description="Deadline of a call to an adapter."
     )
@@ -113,6 +125,11 @@ class Settings(BaseSettings):
         description="Unreferenced blobs younger than this are kept: an accept may be under way.",
     )
     blob_sweep_interval_seconds: float = Field(3600.0, gt=0)
+    scrub_interval_seconds: float = Field(
+        86400.0,
+        ge=0,
+        description="How often index, registry and packs are compared; 0: only on request.",
+    )
 
     log_format: Literal["console", "json"] = "console"
     log_level: Literal["debug", "info", "warning", "error"] = "info"

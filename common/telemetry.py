@@ -4,10 +4,12 @@ children before this module is imported."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import secrets
 import sys
+from typing import TextIO, cast
 
 import structlog
 from prometheus_client import REGISTRY as PROCESS_REGISTRY
@@ -41,6 +43,11 @@ _LATENCY_BUCKETS = (
 
 ACCEPTED = Counter(
     "bloomweaver_changes_total", "Changes answered at accept", ["change_type", "outcome"]
+)
+REFUSED = Counter(
+    "bloomweaver_changes_refused_total",
+    "Changes answered with 503 because a queue is too long or a disk too full",
+    ["reason"],
 )
 ACCEPT_SECONDS = Histogram(
     "bloomweaver_accept_seconds",
@@ -83,6 +90,14 @@ SEARCH_SECONDS = Histogram(
 SEARCH_REQUERIES = Counter(
     "bloomweaver_search_requeries_total", "Second and third queries of a search", ["why"]
 )
+UNFORESEEN = Counter(
+    "bloomweaver_unforeseen_errors_total",
+    "Errors that no port promises, survived by going on; each is in the log",
+    ["where"],
+)
+SCRUB_REPAIRED = Counter(
+    "bloomweaver_scrub_repaired_total", "Findings of a scrub that were repaired", ["kind"]
+)
 SWEPT = Counter("bloomweaver_swept_total", "Rows the sweeper acted on", ["how"])
 
 
@@ -111,6 +126,22 @@ def totals() -> dict[str, float]:
     return sums
 
 
+class _UnfailingStream:
+    """A log that cannot be written (its disk is full, its reader is gone) must end no work."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.flush()
+
+
 def configure_logging(log_format: str, log_level: str) -> None:
     """structlog to standard error: one JSON object a line, or readable lines for a console."""
     renderer: structlog.types.Processor
@@ -131,7 +162,7 @@ def configure_logging(log_format: str, log_level: str) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(
             logging.getLevelNamesMapping()[log_level.upper()]
         ),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _UnfailingStream(sys.stderr))),
         cache_logger_on_first_use=True,
     )
 

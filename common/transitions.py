@@ -16,12 +16,15 @@ from common.model import (
     Claim,
     Desired,
     DocumentKey,
+    Event,
+    EventKind,
     Garbage,
     GarbageState,
     IdRange,
     QueueName,
     Row,
     Status,
+    expand,
 )
 
 
@@ -33,6 +36,18 @@ class Timers:
     attempt_lease_seconds: float = 60.0
     collect_grace_seconds: float = 60.0
     tombstone_retention_seconds: float = 15 * 86400.0
+
+
+# --- history ------------------------------------------------------------------------------------
+
+DETAIL_CHARACTERS = 1000
+"""Of an event: an error may quote a whole document."""
+
+
+def _told(row: Row, now: float, kind: EventKind, version: int, detail: str) -> Row:
+    """The row with one more event, stored by the same write."""
+    event = Event(now, kind, version, detail[:DETAIL_CHARACTERS])
+    return replace(row, news=(*row.news, event))
 
 
 # --- accept -----------------------------------------------------------------------------------
@@ -75,7 +90,7 @@ def accept(
     if source_version is None:
         source_version = desired.source_version
     new = replace(change, version=desired.version + 1, source_version=source_version)
-    written = _pending(replace(row, desired=new), now, timers)
+    written = _accepted(replace(row, desired=new), desired, now, timers)
     return AcceptDecision(Outcome.ACCEPTED, new.version, written, _queue_of(new))
 
 
@@ -85,8 +100,16 @@ def _accept_unknown(
     if change.tombstone and change.source_version is None:
         # Nothing to delete and nothing to remember: no later message can be older than this.
         return AcceptDecision(Outcome.UNCHANGED, 0, None, None)
-    row = Row(key=key, revision=0, desired=replace(change, version=1))
-    return AcceptDecision(Outcome.ACCEPTED, 1, _pending(row, now, timers), _queue_of(change))
+    # A document may have been forgotten and begin again. Fewer attempts than seconds went into its
+    # life before, so generations that begin at the time of day never meet those of that life.
+    row = Row(
+        key=key,
+        revision=0,
+        desired=replace(change, version=1),
+        next_generation=max(int(now), 1),
+    )
+    written = _accepted(row, None, now, timers)
+    return AcceptDecision(Outcome.ACCEPTED, 1, written, _queue_of(change))
 
 
 def _accept_unchanged(row: Row, change: Desired, now: float, timers: Timers) -> AcceptDecision:
@@ -98,7 +121,9 @@ def _accept_unchanged(row: Row, change: Desired, now: float, timers: Timers) -> 
         # Remembered, so that a change older than this one is superseded.
         written = replace(row, desired=replace(desired, source_version=change.source_version))
     if row.status is Status.FAILED:
-        written = _pending(written or row, now, timers)
+        pending = _pending(written or row, now, timers)
+        again = "the same content was sent again"
+        written = _told(pending, now, EventKind.RETRIED, desired.version, again)
     return AcceptDecision(Outcome.UNCHANGED, desired.version, written, wake)
 
 
@@ -118,6 +143,25 @@ def _says_the_same(change: Desired, desired: Desired) -> bool:
 
 def _queue_of(desired: Desired) -> QueueName:
     return QueueName.DELETE if desired.tombstone else QueueName.CHANGE
+
+
+def _accepted(row: Row, before: Desired | None, now: float, timers: Timers) -> Row:
+    pending = _pending(row, now, timers)
+    change = _described(row.desired, before)
+    return _told(pending, now, EventKind.ACCEPTED, row.desired.version, change)
+
+
+def _described(new: Desired, before: Desired | None) -> str:
+    """`update, 1,234 bytes of text/markdown, source version 7`."""
+    if new.tombstone:
+        words = ["delete"]
+    else:
+        is_new = before is None or before.tombstone
+        size = f"{new.size_bytes:,} bytes of {new.content_type}"
+        words = ["insert" if is_new else "update", size]
+    if new.source_version is not None:
+        words.append(f"source version {new.source_version}")
+    return ", ".join(words)
 
 
 def _pending(row: Row, now: float, timers: Timers) -> Row:
@@ -178,7 +222,8 @@ def claim(row: Row, message_id: str, now: float, until: float, timers: Timers) -
         attempts=row.attempts + 1,
         error=None,
     )
-    return schedule(taken, now, timers)
+    told = _told(taken, now, EventKind.EMBEDDING, row.desired.version, f"attempt {taken.attempts}")
+    return schedule(told, now, timers)
 
 
 def extend_claim(row: Row, message_id: str, now: float, until: float, timers: Timers) -> Row | None:
@@ -193,7 +238,9 @@ def release_claim(row: Row, version: int, now: float, timers: Timers) -> Row | N
     """The claimed work was done but its pack is gone: let the next wake-up do it again."""
     if row.claim is None or row.claim.version != version:
         return None
-    return schedule(replace(row, claim=None), now, timers)
+    gone = "the embedded chunks are missing: embedding again"
+    told = _told(replace(row, claim=None), now, EventKind.ERROR, version, gone)
+    return schedule(told, now, timers)
 
 
 def fail(row: Row, version: int, error: str, now: float, timers: Timers) -> Row | None:
@@ -201,14 +248,15 @@ def fail(row: Row, version: int, error: str, now: float, timers: Timers) -> Row 
     if row.desired.version != version or not row.behind:
         return None
     failed = replace(row, status=Status.FAILED, error=error, claim=None)
-    return schedule(failed, now, timers)
+    return schedule(_told(failed, now, EventKind.FAILED, version, error), now, timers)
 
 
 def note_error(row: Row, version: int, error: str, now: float, timers: Timers) -> Row | None:
     """Tell people what went wrong while it is being tried again."""
     if row.desired.version != version or not row.behind or row.status is Status.FAILED:
         return None
-    return schedule(replace(row, status=Status.PENDING, error=error, claim=None), now, timers)
+    noted = replace(row, status=Status.PENDING, error=error, claim=None)
+    return schedule(_told(noted, now, EventKind.ERROR, version, error), now, timers)
 
 
 # --- apply ----------------------------------------------------------------------------------------
@@ -220,10 +268,11 @@ class Base:
 
     version: int
     doc_hash: str
+    intact: bool = True
 
 
 def base_of(row: Row) -> Base:
-    return Base(row.applied.version, row.applied.doc_hash)
+    return Base(row.applied.version, row.applied.doc_hash, row.applied.intact)
 
 
 def begin(row: Row, count: int, now: float, timers: Timers) -> tuple[Row, IdRange | None]:
@@ -280,7 +329,9 @@ def commit(
         error=None if done else row.error,
         claim=None if done else row.claim,
     )
-    return schedule(committed, now, timers)
+    change = f"chunks: {applied.chunk_count:,}, new: {len(own) if own else 0:,}"
+    told = _told(committed, now, EventKind.APPLIED, applied.version, change)
+    return schedule(told, now, timers)
 
 
 def commit_tombstone(row: Row, now: float, timers: Timers) -> Row | None:
@@ -296,7 +347,10 @@ def commit_tombstone(row: Row, now: float, timers: Timers) -> Row | None:
         error=None,
         claim=None,
     )
-    return schedule(hidden, now, timers)
+    records = sum(len(ids) for ids in row.applied.manifest)
+    change = f"hidden; chunks to remove: {records:,}"
+    told = _told(hidden, now, EventKind.DELETED, row.desired.version, change)
+    return schedule(told, now, timers)
 
 
 def _open_entry(row: Row, ids: IdRange) -> Garbage | None:
@@ -315,14 +369,19 @@ def doom_expired(row: Row, now: float, timers: Timers) -> Row | None:
     Deleting an expired range without dooming it loses data: its slow owner could still commit.
     The grace covers a write that was under way when the lease ended.
     """
-    if not any(_expired(entry, now) for entry in row.garbage):
+    lost = [entry for entry in row.garbage if _expired(entry, now)]
+    if not lost:
         return None
     not_before = now + timers.collect_grace_seconds
     garbage = tuple(
-        Garbage(entry.ids, GarbageState.DOOMED, not_before) if _expired(entry, now) else entry
+        Garbage(entry.ids, GarbageState.DOOMED, not_before) if entry in lost else entry
         for entry in row.garbage
     )
-    return schedule(replace(row, garbage=garbage), now, timers)
+    records = sum(len(entry.ids) for entry in lost)
+    why = f"its lease ended before it was committed; chunks to remove: up to {records:,}"
+    doomed = replace(row, garbage=garbage)
+    told = _told(doomed, now, EventKind.ATTEMPT_LOST, row.desired.version, why)
+    return schedule(told, now, timers)
 
 
 def collectable(row: Row, now: float) -> tuple[IdRange, ...]:
@@ -367,3 +426,108 @@ def subtract(ranges: Sequence[IdRange], taken: Sequence[IdRange]) -> tuple[IdRan
     kept = {(r.generation, n) for r in taken for n in range(r.first, r.last + 1)}
     left = sorted({(r.generation, n) for r in ranges for n in range(r.first, r.last + 1)} - kept)
     return compress(left)
+
+
+# --- scrub ----------------------------------------------------------------------------------------
+
+
+def named_ids(row: Row) -> set[tuple[int, int]]:
+    """Every `(generation, number)` that the row answers for: its manifest's and its garbage's."""
+    return set(expand([*row.applied.manifest, *(entry.ids for entry in row.garbage)]))
+
+
+def doom_orphans(
+    row: Row, ids: Iterable[tuple[int, int]], now: float, timers: Timers
+) -> Row | None:
+    """Take records that nobody names into the garbage, so that collection deletes them.
+
+    None: the row names them all by now. Generations go on beyond the orphans' (a registry that was
+    restored from a backup is behind its index): what is to be deleted must never be allocated.
+    """
+    orphans = sorted(set(ids) - named_ids(row))
+    if not orphans:
+        return None
+    doomed = (Garbage(ids, GarbageState.DOOMED, now) for ids in compress(orphans))
+    following = max(row.next_generation, orphans[-1][0] + 1)
+    taken = replace(row, garbage=(*row.garbage, *doomed), next_generation=following)
+    detail = f"{len(orphans)} records that nothing named are removed"
+    told = _told(taken, now, EventKind.REPAIRED, row.desired.version, detail)
+    return schedule(told, now, timers)
+
+
+def rewrite(row: Row, seen: Base, why: str, now: float, timers: Timers) -> Row | None:
+    """Have every record of the document written anew, from its stored content.
+
+    None: another version was applied since the damage was `seen`, the document is being deleted, or
+    its rewriting is under way. The applied version is no longer intact, so that no plan keeps a
+    record of it and what was planned before is refused at commit. A document that is not behind
+    gets a version of the same content; one that is (FAILED, too) is rewritten by that version.
+    """
+    under_way = row.behind and not row.applied.intact
+    if base_of(row) != seen or row.desired.tombstone or under_way:
+        return None
+    version = row.desired.version
+    damaged = replace(row, applied=replace(row.applied, intact=False))
+    damaged = _told(damaged, now, EventKind.REPAIRED, version, f"is written anew: {why}")
+    if row.behind:
+        return schedule(damaged, now, timers)
+    anew = replace(row.desired, version=version + 1, accepted_at=now)
+    return _pending(replace(damaged, desired=anew), now, timers)
+
+
+def mend(row: Row, now: float, timers: Timers) -> Row | None:
+    """Make the row agree with itself: versions, status, ranges and when to sweep. None: it does."""
+    mended = _mend_ranges(_mend_deletion(_mend_versions(row), now))
+    status = true_status(mended)
+    if status is not mended.status:
+        mended = replace(mended, status=status, attempts=0, error=None, claim=None)
+    scheduled = schedule(mended, now, timers)
+    forgotten = scheduled.sweep_at is not None and row.sweep_at is None
+    if mended == row and not forgotten:
+        return None
+    return _told(scheduled, now, EventKind.REPAIRED, row.desired.version, "the row was corrected")
+
+
+def true_status(row: Row) -> Status:
+    """What the versions say. A document that is behind may wait, be worked on, or have failed."""
+    if row.behind:
+        open_or_failed = (Status.PENDING, Status.PROCESSING, Status.FAILED)
+        return row.status if row.status in open_or_failed else Status.PENDING
+    return Status.DELETED if row.desired.tombstone else Status.COMPLETED
+
+
+def overlapping(row: Row) -> bool:
+    """Whether an id is named twice: as live and as garbage, or twice as either."""
+    return len(named_ids(row)) < sum(
+        len(ids) for ids in [*row.applied.manifest, *(entry.ids for entry in row.garbage)]
+    )
+
+
+def _mend_versions(row: Row) -> Row:
+    """Versions never go back: what is desired is applied again, as a later one."""
+    if row.applied.version <= row.desired.version:
+        return row
+    return replace(row, desired=replace(row.desired, version=row.applied.version + 1))
+
+
+def _mend_deletion(row: Row, now: float) -> Row:
+    """A deleted document shows no record: those it names are garbage."""
+    if row.behind or not row.desired.tombstone or not row.applied.manifest:
+        return row
+    doomed = (Garbage(ids, GarbageState.DOOMED, now) for ids in row.applied.manifest)
+    hidden = Applied(version=row.applied.version, applied_at=row.applied.applied_at)
+    return replace(row, applied=hidden, garbage=(*row.garbage, *doomed))
+
+
+def _mend_ranges(row: Row) -> Row:
+    """What is live is no garbage; what is doomed is no attempt's; and no id is given twice."""
+    garbage = row.garbage
+    if overlapping(row):
+        kept: list[Garbage] = []
+        for entry in sorted(garbage, key=lambda entry: entry.state is GarbageState.OPEN):
+            taken = [*row.applied.manifest, *(other.ids for other in kept)]
+            kept += [replace(entry, ids=ids) for ids in subtract([entry.ids], taken)]
+        garbage = tuple(kept)
+    generations = [generation for generation, _ in named_ids(row)]
+    following = max([row.next_generation, *(generation + 1 for generation in generations)])
+    return replace(row, garbage=garbage, next_generation=following)

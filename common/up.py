@@ -89,6 +89,7 @@ async def _recover(ports: Ports) -> None:
     """The owner of the data folder died with leases in hand: nobody works on them any more.
 
     Their receive counts are refunded: it was this machine that died, not the message's doing.
+    The queue stops refunding a message that was there each time, so that a poison ends.
     """
     if isinstance(ports.queue, ReclaimingQueue):
         freed = await ports.queue.reclaim(refund=True)

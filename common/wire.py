@@ -36,11 +36,11 @@ class DamagedDataError(PermanentError):
 
 
 def row_to_json(row: Row) -> str:
-    """Raises ValueError for a number or a text that JSON cannot carry."""
+    """Without its news. Raises ValueError for a number or a text that JSON cannot carry."""
     # pydantic writes NaN and infinity as null, which would be refused when the row is read.
     if not all(map(math.isfinite, _floats(row))):
         raise ValueError(f"{row.key}: NaN and infinity cannot be stored")
-    return _ROW.dump_json(row).decode()
+    return _ROW.dump_json(row, exclude={"news"}).decode()
 
 
 def row_from_json(text: str | bytes) -> Row:

@@ -98,6 +98,9 @@ class Acceptor:
                     continue
                 if reused:
                     await self._heal_bytes(change, decision.row)
+            elif row is not None and decision.outcome is Outcome.UNCHANGED:
+                # "Send the document again" must mend a blob that was damaged since.
+                await self._keep_bytes(change, row)
             if decision.wake is not None:
                 wake_up = _wake_up(change, decision.version)
                 await self.queue.send(decision.wake, [wake_up])

@@ -12,7 +12,9 @@ from webhook.services import Services
 
 
 async def accept_change(services: Services, change: Change) -> Accepted:
-    """Raises what accept raises, and Problem (503) when it outlasts the request timeout."""
+    """Raises what accept raises, and Problem (503) when it outlasts the request timeout, or when
+    no more can be taken in for now."""
+    await services.admission.admit(change)
     began = time.perf_counter()
     async with deadline(services.settings.request_timeout_seconds):
         accepted = await services.acceptor.accept(change)

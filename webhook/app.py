@@ -11,27 +11,33 @@ from aiohttp import web
 
 from webhook.bodies import new_request_id
 from webhook.changes import post_changes
+from webhook.dead_letters import (
+    delete_dead_letter,
+    discard_dead_letters,
+    get_dead_letter,
+    list_dead_letters,
+    redrive_dead_letters,
+)
 from webhook.documents import (
     delete_document,
     get_chunks,
     get_content,
     get_document,
+    get_history,
     list_documents,
     put_document,
 )
 from webhook.feed import STOPPING_SIGNAL
 from webhook.openapi import get_openapi
 from webhook.problems import Handler, problems
+from webhook.scrub_route import get_scrub, post_scrub
 from webhook.search_route import post_search
 from webhook.services import SERVICES, Services
 from webhook.status import (
-    get_dead_letter,
     get_health,
     get_metrics,
     get_readiness,
     get_stats,
-    list_dead_letters,
-    redrive_dead_letters,
 )
 
 MAX_REQUEST_LINE_BYTES = 64 * 1024
@@ -66,20 +72,25 @@ def make_runner(app: web.Application, *, shutdown_seconds: float) -> web.AppRunn
 
 
 def _routes() -> list[web.RouteDef]:
-    # A document's chunks and content come first: its own address takes any id.
+    # A document's chunks, content and history come first: its own address takes any id.
     return [
         web.post("/v1/changes", post_changes),
         web.get(_DOCUMENTS, list_documents),
         web.get(_DOCUMENT + "/chunks", get_chunks),
         web.get(_DOCUMENT + "/content", get_content),
+        web.get(_DOCUMENT + "/history", get_history),
         web.get(_DOCUMENT, get_document),
         web.put(_DOCUMENT, put_document),
         web.delete(_DOCUMENT, delete_document),
         web.post("/v1/namespaces/{namespace}/search", post_search),
         web.get("/v1/stats", get_stats),
+        web.get("/v1/scrub", get_scrub),
+        web.post("/v1/scrub", post_scrub),
         web.get("/v1/dead-letters", list_dead_letters),
         web.post("/v1/dead-letters/redrive", redrive_dead_letters),
+        web.post("/v1/dead-letters/discard", discard_dead_letters),
         web.get("/v1/dead-letters/{message_id}", get_dead_letter),
+        web.delete("/v1/dead-letters/{message_id}", delete_dead_letter),
         web.get("/healthz", get_health),
         web.get("/readyz", get_readiness),
         web.get("/metrics", get_metrics),

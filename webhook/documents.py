@@ -1,4 +1,4 @@
-"""One document by its address: upload, status, deletion, chunks and content; and the list."""
+"""One document by its address: upload, status, deletion, chunks, content, history; the list."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import asyncio
 import contextlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
+import structlog
 from aiohttp import web
 
 from common import identity, pack
 from common.extraction.content_types import guess_content_type, is_text
-from common.model import Applied, Desired, DocumentKey, Row, Status
+from common.model import Applied, Desired, DocumentKey, Event, Row, Status
 from common.pack import PackedChunk
 from common.ports.blobs import BlobNotFoundError
 from webhook.accept import Change, ChangeType
@@ -27,6 +29,7 @@ from webhook.bodies import (
     traceparent_of,
 )
 from webhook.problems import (
+    DAMAGED,
     INVALID_FIELD,
     METHOD_NOT_ALLOWED,
     NOT_FOUND,
@@ -51,12 +54,14 @@ from webhook.validation import (
     supported_type,
 )
 
+log = structlog.get_logger(__name__)
+
 MAX_PAGE = 1000
 DEFAULT_PAGE = 100
 MAX_WAIT_SECONDS = 300.0
 DEFAULT_WAIT_SECONDS = 10.0
 READS_OF_A_MOVING_DOCUMENT = 3
-_SUB_RESOURCES = ("/chunks", "/content")
+_SUB_RESOURCES = ("/chunks", "/content", "/history")
 _INLINE_TYPES = ("text/plain", "text/markdown", "application/pdf")
 
 
@@ -72,7 +77,7 @@ def key_of(request: web.Request, suffix: str = "") -> DocumentKey:
     raw = request.rel_url.raw_path.split("/", 5)[5]
     if not suffix and raw.endswith(_SUB_RESOURCES):
         name = raw.rpartition("/")[2]
-        detail = f"chunks and content are read with GET; an id that ends so is written %2F{name}"
+        detail = f"{name} is read with GET; an id that ends so is written %2F{name}"
         raise Problem(METHOD_NOT_ALLOWED, detail, limit=["GET"], headers={"Allow": "GET, HEAD"})
     try:
         document_id = unquote_to_bytes(raw.removesuffix(suffix)).decode()
@@ -272,9 +277,18 @@ async def _applied_chunks(
                 data = await services.blobs.get(name)
         except BlobNotFoundError:
             continue
-        found = await asyncio.to_thread(pack.decode, data)
-        return applied, found.chunks
+        return applied, (await _decoded(name, data)).chunks
     raise Problem(UNAVAILABLE, "the chunks of the applied version cannot be found just now")
+
+
+async def _decoded(name: str, data: bytes) -> pack.Pack:
+    try:
+        return await asyncio.to_thread(pack.decode, data)
+    except pack.CorruptPackError as error:
+        log.error("pack.corrupt", blob=name, error=str(error))
+        raise Problem(
+            DAMAGED, "the stored chunks are damaged; `bloomweaver scrub --repair` makes them again"
+        ) from None
 
 
 async def get_content(request: web.Request) -> web.Response:
@@ -290,7 +304,28 @@ async def get_content(request: web.Request) -> web.Response:
             content = await services.blobs.get(desired.blob_key)
     except BlobNotFoundError:
         raise Problem(UNAVAILABLE, "the content cannot be found just now") from None
+    content_hash = await beside(len(content), partial(identity.sha256_hex, content))
+    if content_hash != desired.content_hash:
+        log.error("content.damaged", blob=desired.blob_key)
+        raise Problem(DAMAGED, "the stored content is damaged; send the document again")
     return web.Response(body=content, headers=_content_headers(desired))
+
+
+async def get_history(request: web.Request) -> web.Response:
+    """A page of what happened to the document, the newest first."""
+    refuse_unknown_parameters(request, frozenset({"cursor", "limit"}))
+    services = request.app[SERVICES]
+    key = key_of(request, "/history")
+    limit = query_integer(request, "limit", default=DEFAULT_PAGE, lowest=1, highest=MAX_PAGE)
+    await _row_of(services, key)
+    try:
+        async with deadline(services.settings.request_timeout_seconds):
+            cursor = request.query.get("cursor")
+            page = await services.registry.history(key, limit=limit, cursor=cursor)
+    except ValueError:
+        raise _bad_cursor() from None
+    events = [_event_of(event) for event in page.events]
+    return web.json_response({"events": events, "cursor": page.cursor})
 
 
 def _content_headers(desired: Desired) -> dict[str, str]:
@@ -358,6 +393,15 @@ def _summary_of(row: Row) -> dict[str, Any]:
         "chunk_count": applied.chunk_count,
         "accepted_at": time_of(desired.accepted_at),
         "error": row.error,
+    }
+
+
+def _event_of(event: Event) -> dict[str, Any]:
+    return {
+        "at": time_of(event.at),
+        "event": event.kind.value,
+        "version": event.version,
+        "detail": event.detail,
     }
 
 

@@ -6,23 +6,27 @@ from typing import Any
 
 from aiohttp import web
 
-from common.model import QueueName, Status
+from common.model import EventKind, QueueName, Status
+from common.scrubbing import FINDINGS_KEPT, FindingKind
 from common.settings import Settings
 from common.transitions import Outcome
 from webhook.accept import ChangeType
+from webhook.admission import REASONS
+from webhook.dead_letters import FILTERS, MAX_LETTER_IDS
 from webhook.documents import DEFAULT_PAGE, DEFAULT_WAIT_SECONDS, MAX_PAGE, MAX_WAIT_SECONDS
 from webhook.feed import NDJSON_TYPES
 from webhook.problems import CONTENT_TYPE as PROBLEM_TYPE
 from webhook.problems import KINDS, TYPE_PREFIX
 from webhook.search_route import DEFAULT_TOP_K, MAX_QUERY_BYTES
 from webhook.services import SERVICES
-from webhook.status import MAX_REDRIVEN_IDS, program_version
+from webhook.status import program_version
 from webhook.validation import CONTENT_ENCODINGS, CONTENT_TYPES, DEFAULT_NAMESPACE, MAX_INTEGER
 
 Schema = dict[str, Any]
 
 STRING: Schema = {"type": "string"}
 INTEGER: Schema = {"type": "integer"}
+BOOLEAN: Schema = {"type": "boolean"}
 NUMBER: Schema = {"type": "number"}
 TIME: Schema = {"type": ["string", "null"], "format": "date-time"}
 OPTIONAL_STRING: Schema = {"type": ["string", "null"]}
@@ -86,6 +90,8 @@ def _document_paths() -> Schema:
     status = {"200": _content("Where it stands", _ref("Document"))}
     page = _object(documents=_list_of(_ref("Summary")), cursor=OPTIONAL_STRING)
     chunks = _object(version=INTEGER, chunks=_list_of(_ref("Chunk")), cursor=OPTIONAL_STRING)
+    events = _object(events=_list_of(_ref("Event")), cursor=OPTIONAL_STRING)
+    history = {"200": _content("A page, the newest first", events)}
     raw = {"200": {"description": "The bytes as they were sent", "content": {"*/*": {}}}}
     return {
         root: {"get": _operation("List", {"200": _content("A page", page)}, listing)},
@@ -100,6 +106,7 @@ def _document_paths() -> Schema:
             )
         },
         one + "/content": {"get": _operation("The accepted content", raw, names)},
+        one + "/history": {"get": _operation("What happened to it", history, [*names, *paging])},
     }
 
 
@@ -129,25 +136,39 @@ def _search_paths(settings: Settings) -> Schema:
 
 def _status() -> Schema:
     letters = _object(dead_letters=_list_of(_ref("DeadLetter")), cursor=OPTIONAL_STRING)
-    paging = [_in_query("cursor", STRING), _page_limit()]
+    filters = [_in_query(name, STRING) for name in FILTERS]
+    listing = [*filters, _in_query("cursor", STRING), _page_limit()]
     redriven = {"200": _content("How many moved", _object(redriven=INTEGER))}
+    discarded = {"200": _content("How many are gone", _object(discarded=INTEGER))}
     which = _object(
         [],
-        message_ids={"type": "array", "items": STRING, "maxItems": MAX_REDRIVEN_IDS},
+        message_ids={"type": "array", "items": STRING, "maxItems": MAX_LETTER_IDS},
         all={"const": True},
+        **{name: {**STRING, "description": "With all: only its letters."} for name in FILTERS},
     )
     health = {"200": _content("Yes", _object(status=STRING))}
+    scrubs = {"200": _content("It", _object(running=BOOLEAN, report=_or_null(_ref("ScrubReport"))))}
+    scrubbed = {"200": _content("Progress, then the report", _ref("ScrubLine"), NDJSON_TYPES[0])}
+    scrub = _json_body(_object([], namespace=STRING, repair=BOOLEAN))
     described = {"200": _content("This document", {"type": "object"})}
     metrics = {"200": _content("Prometheus text format", STRING, "text/plain")}
     letter = {"200": _content("It", _ref("DeadLetter"))}
-    path = "/v1/dead-letters"
+    path, one = "/v1/dead-letters", [_in_path("message_id")]
     return {
         "/v1/stats": {"get": _operation("Counts", {"200": _content("Now", _ref("Stats"))})},
-        path: {"get": _operation("List", {"200": _content("A page", letters)}, paging)},
+        path: {"get": _operation("List", {"200": _content("A page", letters)}, listing)},
         path + "/redrive": {
             "post": _operation("Try again", redriven, body=_json_body(which)),
         },
-        path + "/{message_id}": {"get": _operation("One", letter, [_in_path("message_id")])},
+        path + "/discard": {"post": _operation("Remove", discarded, body=_json_body(which))},
+        path + "/{message_id}": {
+            "get": _operation("One", letter, one),
+            "delete": _operation("Remove it", discarded, one),
+        },
+        "/v1/scrub": {
+            "get": _operation("The last scrub's report", scrubs),
+            "post": _operation("Compare index, registry and packs", scrubbed, body=scrub),
+        },
         "/healthz": {"get": _operation("Does the process run?", health)},
         "/readyz": {"get": _operation("May it be sent traffic?", health)},
         "/metrics": {"get": _operation("Metrics", metrics)},
@@ -159,7 +180,12 @@ def _status() -> Schema:
 
 
 def _schemas(settings: Settings) -> Schema:
-    return {**_accept_schemas(settings), **_read_schemas(), **_service_schemas()}
+    return {
+        **_accept_schemas(settings),
+        **_read_schemas(),
+        **_service_schemas(),
+        **_scrub_schemas(),
+    }
 
 
 def _accept_schemas(settings: Settings) -> Schema:
@@ -273,6 +299,12 @@ def _read_schemas() -> Schema:
             token_count=INTEGER,
             hash=STRING,
         ),
+        "Event": _object(
+            at=TIME,
+            event={"enum": [kind.value for kind in EventKind]},
+            version=INTEGER,
+            detail=STRING,
+        ),
         "Hit": _object(
             document_id=STRING,
             version=INTEGER,
@@ -303,17 +335,75 @@ def _service_schemas() -> Schema:
             traceparent=STRING,
             reason=STRING,
             receive_count=INTEGER,
+            sent_at=TIME,
             died_at=TIME,
         ),
         "Stats": _object(
             namespaces=_list_of(namespace),
             queues=_object(**{queue.value: depth for queue in QueueName}),
             dead_letters=INTEGER,
+            admission=_admission(),
             workers={"oneOf": [workers, {"type": "null"}]},
             totals={"type": "object", "additionalProperties": NUMBER},
             embedding_profile=STRING,
             version=STRING,
         ),
+    }
+
+
+def _admission() -> Schema:
+    unknown: Schema = {"type": ["integer", "null"]}
+    return _object(
+        refusing={"enum": [*REASONS, None]},
+        why=OPTIONAL_STRING,
+        backlog_messages=unknown,
+        max_backlog_messages=INTEGER,
+        free_disk_bytes=unknown,
+        min_free_disk_bytes=INTEGER,
+    )
+
+
+def _scrub_schemas() -> Schema:
+    finding = _object(
+        namespace=STRING,
+        document_id=STRING,
+        kind={"enum": [kind.value for kind in FindingKind]},
+        detail=STRING,
+        record_count=INTEGER,
+        repairable=BOOLEAN,
+        repaired=BOOLEAN,
+    )
+    counts: Schema = {"type": "object", "additionalProperties": INTEGER}
+    progress = _object(
+        namespace=STRING,
+        documents_checked=INTEGER,
+        documents_total=INTEGER,
+        findings_total=INTEGER,
+    )
+    return {
+        "Finding": finding,
+        "ScrubReport": _object(
+            started_at=NUMBER,
+            took_seconds=NUMBER,
+            repair=BOOLEAN,
+            namespaces=_list_of(STRING),
+            documents_checked=INTEGER,
+            documents_in_motion=INTEGER,
+            records_checked=INTEGER,
+            findings={**_list_of(_ref("Finding")), "maxItems": FINDINGS_KEPT},
+            findings_total=INTEGER,
+            repaired_total=INTEGER,
+            counts=counts,
+            remaining=counts,
+            clean=BOOLEAN,
+        ),
+        "ScrubLine": {
+            "oneOf": [
+                _object(progress=progress),
+                _object(report=_ref("ScrubReport")),
+                _object(error=_ref("Problem")),
+            ]
+        },
     }
 
 
@@ -328,6 +418,10 @@ def _object(required: list[str] | None = None, /, **properties: Schema) -> Schem
     """All properties are required unless told otherwise."""
     names = list(properties) if required is None else required
     return {"type": "object", "properties": properties, "required": names}
+
+
+def _or_null(schema: Schema) -> Schema:
+    return {"oneOf": [schema, {"type": "null"}]}
 
 
 def _list_of(items: Schema) -> Schema:

@@ -42,6 +42,7 @@ MALFORMED_REQUEST = Kind("malformed-request", 400, "The request cannot be read")
 NOT_FOUND = Kind("not-found", 404, "There is nothing under this name")
 METHOD_NOT_ALLOWED = Kind("method-not-allowed", 405, "This address does not take that method")
 BODY_TIMEOUT = Kind("body-timeout", 408, "The request's body did not arrive in time")
+SCRUB_RUNNING = Kind("scrub-running", 409, "One scrub at a time")
 STALE_CURSOR = Kind("stale-cursor", 409, "The document changed between two pages")
 PROFILE_MISMATCH = Kind(
     "profile-mismatch", 409, "The namespace is bound to another embedding profile"
@@ -52,12 +53,15 @@ INVALID_FIELD = Kind("invalid-field", 422, "A field is not as it has to be")
 UNKNOWN_FIELD = Kind("unknown-field", 422, "There is no such field")
 HASH_MISMATCH = Kind("hash-mismatch", 422, "The content is not what its hash says")
 INTERNAL = Kind("internal", 500, "Something unexpected went wrong")
+DAMAGED = Kind("damaged", 500, "What is stored is not what was written")
 UNAVAILABLE = Kind("unavailable", 503, "Not possible just now")
 EARLIER_CHANGE_FAILED = Kind(
     "earlier-change-failed", 503, "An earlier change of the same document was not accepted"
 )
 STOPPING = Kind("stopping", 503, "The service is stopping")
+OVER_CAPACITY = Kind("over-capacity", 503, "No more changes are accepted for now")
 NOT_READY = Kind("not-ready", 503, "The service is not ready yet")
+SCRUB_UNAVAILABLE = Kind("scrub-unavailable", 503, "This process cannot scrub")
 SEARCH_UNAVAILABLE = Kind("search-unavailable", 503, "This process cannot search")
 NOT_APPLIED = Kind("not-applied-in-time", 504, "A change did not become visible in time")
 REFUSED = Kind("refused", 400, "The request was refused")

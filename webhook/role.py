@@ -17,6 +17,7 @@ from common.ports.errors import PermanentError
 from common.runner import run_until_signal
 from common.settings import Settings
 from webhook.accept import Acceptor
+from webhook.admission import Admission, limits_of
 from webhook.app import build_app, make_runner
 from webhook.search import Searcher
 from webhook.services import Services
@@ -36,12 +37,14 @@ class WebhookPart:
         self._ports = ports
         self._runner: web.AppRunner | None = None
         self._model: asyncio.Task[None] | None = None
+        self._admission: Admission | None = None
 
     async def start(self) -> None:
         settings = self._ports.settings
         if self._ports.index is not None:
             self._model = asyncio.create_task(self._ports.embedder.load(), name="load-model")
-        app = build_app(_services(self._ports, self._unready))
+        self._admission = admission_of(self._ports)
+        app = build_app(_services(self._ports, self._admission, self._unready))
         self._runner = make_runner(app, shutdown_seconds=settings.drain_timeout_seconds)
         await self._runner.setup()
         await web.TCPSite(self._runner, settings.host, settings.port, backlog=512).start()
@@ -55,6 +58,8 @@ class WebhookPart:
     async def stop(self) -> None:
         if self._runner:
             await self._runner.cleanup()
+        if self._admission:
+            await self._admission.close()
         if self._model:
             self._model.cancel()
             await asyncio.gather(self._model, return_exceptions=True)
@@ -70,7 +75,12 @@ class WebhookPart:
         return []
 
 
-def _services(ports: Ports, unready: Callable[[], list[str]]) -> Services:
+def admission_of(ports: Ports) -> Admission:
+    stores = [ports.registry, ports.blobs, ports.queue, ports.index]
+    return Admission(ports.queue, stores, limits_of(ports.settings))
+
+
+def _services(ports: Ports, admission: Admission, unready: Callable[[], list[str]]) -> Services:
     settings = ports.settings
     acceptor = Acceptor(
         registry=ports.registry,
@@ -89,10 +99,12 @@ def _services(ports: Ports, unready: Callable[[], list[str]]) -> Services:
         queue=ports.queue,
         profile=ports.profile,
         acceptor=acceptor,
+        admission=admission,
         searcher=searcher,
         why_no_search="" if searcher else NO_EMBEDDED_INDEX,
         fleet=ports.fleet_status,
         unready=unready,
+        scrub=ports.scrub,
     )
 
 

@@ -12,8 +12,10 @@ from common.parts import FleetStatus
 from common.ports.blobs import BlobStore
 from common.ports.queue import Queue
 from common.ports.registry import Registry
+from common.scrubbing import ScrubService
 from common.settings import Settings
 from webhook.accept import Acceptor
+from webhook.admission import Admission
 from webhook.search import Searcher
 
 
@@ -31,10 +33,13 @@ class Services:
     queue: Queue
     profile: EmbeddingProfile
     acceptor: Acceptor
+    admission: Admission
     searcher: Searcher | None
     why_no_search: str
     fleet: Callable[[], FleetStatus] | None
     unready: Callable[[], list[str]]
+    scrub: ScrubService | None = None
+    """None where this process cannot reach the index, as for `searcher`."""
 
 
 SERVICES: web.AppKey[Services] = web.AppKey("services", Services)

@@ -16,13 +16,14 @@ from workers.apply import ApplyHandler
 from workers.delete import DeleteHandler
 from workers.loop import Consumer, Handler
 from workers.notes import RegistryNote
+from workers.scrub_job import scrub_job_of
 from workers.sweep import Sweeper
 
 log = structlog.get_logger(__name__)
 
 
 class ConsumersPart:
-    """Starts one consumer per apply queue, and a sweeper."""
+    """Starts one consumer per apply queue, a sweeper, and a scrub now and then."""
 
     def __init__(self, ports: Ports) -> None:
         self._ports = ports
@@ -42,6 +43,15 @@ class ConsumersPart:
             )
         sweeper = sweeper_of(self._ports)
         self._tasks.append(asyncio.create_task(sweeper.run(self._stop), name="sweeper"))
+        self._start_scrubs(index)
+
+    def _start_scrubs(self, index: Index) -> None:
+        scrubs = scrub_job_of(self._ports, index)
+        self._ports.scrub = scrubs
+        interval = self._ports.settings.scrub_interval_seconds
+        if interval:
+            periodic = scrubs.run(self._stop, interval)
+            self._tasks.append(asyncio.create_task(periodic, name="scrub"))
 
     def tasks(self) -> list[asyncio.Task[None]]:
         return list(self._tasks)
@@ -64,8 +74,7 @@ def consumer_of(ports: Ports, name: QueueName, handler: Handler, concurrency: in
         visibility_seconds=settings.visibility_timeout_seconds,
         max_receives=settings.max_receives,
         drain_seconds=settings.drain_timeout_seconds,
-        # A document may kill the process that extracts or embeds it, not the one that applies it.
-        isolate_suspects=name is QueueName.CHANGE,
+        isolate_suspects=True,
     )
 
 

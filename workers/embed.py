@@ -27,6 +27,7 @@ from workers.outcome import Done, HandlerOutcome
 from workers.packs import read_applied_pack, read_pack, write_pack
 from workers.retry import PermanentFailureError
 from workers.rows import change_row
+from workers.unforeseen import tell
 
 log = structlog.get_logger(__name__)
 
@@ -107,10 +108,13 @@ class EmbedHandler:
     ) -> Pack:
         """The claim is renewed meanwhile, so that no other wake-up begins the same work."""
         renewal = asyncio.create_task(self._renew_claim(row.key, delivery))
+        limit = asyncio.timeout(self.document_timeout_seconds)
         try:
-            async with asyncio.timeout(self.document_timeout_seconds):
+            async with limit:
                 return await self._make_pack(row, doc_hash, lease)
-        except TimeoutError:
+        except TimeoutError as error:
+            if not limit.expired():  # something it called gave up, not the document's time
+                raise TransientError(f"timed out: {error}") from error
             raise PermanentFailureError(
                 f"it took longer than {self.document_timeout_seconds:g} s to read and embed it; "
                 "split the document or raise BLOOMWEAVER_DOCUMENT_TIMEOUT_SECONDS"
@@ -135,11 +139,14 @@ class EmbedHandler:
 
     async def _content(self, row: Row) -> bytes:
         try:
-            return await self.blobs.get(row.desired.blob_key)
+            content = await self.blobs.get(row.desired.blob_key)
         except BlobNotFoundError:
             raise PermanentFailureError(
                 "the stored content is missing from the blob store; send the document again"
             ) from None
+        if await asyncio.to_thread(identity.sha256_hex, content) != row.desired.content_hash:
+            raise PermanentFailureError("the stored content is damaged; send the document again")
+        return content
 
     async def _known_vectors(self, row: Row) -> dict[str, Vector[float]]:
         if row.applied.embedding_profile != self.embedder.profile.id:
@@ -171,6 +178,8 @@ class EmbedHandler:
                 renewed = await change_row(self.registry, key, partial(self._renewed, delivery))
             except TransientError as error:
                 log.warning("claim.not_renewed", error=str(error))
+            except Exception as error:
+                tell("claim-renewal", error)
             else:
                 if renewed is None:
                     return

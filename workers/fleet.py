@@ -19,6 +19,7 @@ from common.ports.queue import ReclaimingQueue, WatchableQueue
 from common.settings import Settings
 from workers.loop import LONG_POLL_SECONDS
 from workers.scaling import ScaleLimits, desired_workers
+from workers.unforeseen import tell
 
 log = structlog.get_logger(__name__)
 
@@ -49,7 +50,6 @@ class FleetPart:
             backlog_per_worker=settings.backlog_per_worker,
         )
         self._workers: dict[str, _Worker] = {}
-        self._stopping = False
         self._task: asyncio.Task[None] | None = None
         self._peak = 0
         self._started_total = 0
@@ -72,7 +72,6 @@ class FleetPart:
         )
 
     async def stop(self) -> None:
-        self._stopping = True
         if self._task:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -87,10 +86,13 @@ class FleetPart:
                 if backlog:
                     last_busy = loop.time()
                 await self._scale(backlog, loop.time() - last_busy)
+                await self._pause(backlog)
             except (TransientError, OSError) as error:
                 log.warning("fleet.unable_to_scale", error=str(error))
-                backlog = 1
-            await self._pause(backlog)
+                await asyncio.sleep(WATCH_SECONDS)
+            except Exception as error:
+                tell("fleet", error)
+                await asyncio.sleep(WATCH_SECONDS)
 
     async def _backlog(self) -> int:
         depth = await self._ports.queue.depth(QueueName.CHANGE)
@@ -168,7 +170,9 @@ class FleetPart:
             return await queue.reclaim(receiver=worker.receiver, refund=refund)
         except TransientError as error:
             log.warning("fleet.leases_not_freed", error=str(error))
-            return 0
+        except Exception as error:
+            tell("fleet", error)
+        return 0
 
     def _delay_restart(self, lived_seconds: float) -> None:
         """Workers that die young are started ever more slowly."""

@@ -7,7 +7,6 @@ loses a lease on work that is still going on.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -21,8 +20,10 @@ from common.model import QueueName
 from common.ports.errors import TransientError
 from common.ports.queue import Delivery, LeaseLostError, Queue
 from workers.lease import Lease, LeaseExpiredError
+from workers.outage import Outage
 from workers.outcome import Done, GiveUp, HandlerOutcome, Retry
-from workers.retry import decide
+from workers.retry import decide, is_out_of_reach
+from workers.unforeseen import tell
 
 log = structlog.get_logger(__name__)
 
@@ -31,6 +32,7 @@ ErrorNote = Callable[[Delivery, HandlerOutcome], Awaitable[None]]
 """Tells the registry of a retry or a failure, before the message moves."""
 
 LONG_POLL_SECONDS = 20.0
+LONGEST_QUEUE_PAUSE_SECONDS = 30.0
 HEARTBEATS_PER_VISIBILITY = 3
 
 
@@ -50,6 +52,8 @@ class Consumer:
     clock: Clock = system_clock
     jitter: random.Random = field(default_factory=random.Random)
     _alone: bool = False
+    _outage: Outage = field(default_factory=Outage)
+    _failed_receives: int = 0
     _in_hand: dict[asyncio.Task[None], tuple[Delivery, Lease]] = field(default_factory=dict)
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -65,10 +69,14 @@ class Consumer:
         stopped = asyncio.create_task(stop.wait())
         try:
             while not stop.is_set():
-                if self._in_hand and (self._alone or len(self._in_hand) >= self.concurrency):
+                free = self._places()
+                if free < 1:
                     await _first_of(stopped, *self._in_hand)
                     continue
-                free = 1 if self._alone else self.concurrency - len(self._in_hand)
+                if pause_seconds := self._outage.pause_seconds(self.jitter):
+                    await asyncio.wait([stopped], timeout=pause_seconds)
+                    if stop.is_set():
+                        break
                 deliveries = await self._receive(free, stopped)
                 if await self._parted(deliveries):
                     continue
@@ -76,6 +84,11 @@ class Consumer:
                     self._start(delivery)
         finally:
             await _cancel([stopped])
+
+    def _places(self) -> int:
+        """How many messages may be received now. One at a time: a suspect, and in an outage."""
+        most = 1 if self._alone or self._outage.evident else self.concurrency
+        return most - len(self._in_hand)
 
     async def _parted(self, deliveries: list[Delivery]) -> bool:
         """Work a message that came back by itself, where a worker may die of one.
@@ -87,12 +100,20 @@ class Consumer:
         if suspects and (self._in_hand or len(deliveries) > 1):
             self._alone = True
             for delivery in deliveries:
-                with contextlib.suppress(LeaseLostError, TransientError):
-                    await self.queue.release(delivery)
+                await self._release(delivery)
             return True
         if deliveries:
             self._alone = suspects
         return False
+
+    async def _release(self, delivery: Delivery) -> None:
+        """What cannot be handed back comes back when its visibility timeout ends."""
+        try:
+            await self.queue.release(delivery)
+        except (LeaseLostError, TransientError) as error:
+            log.warning("message.not_handed_back", error=str(error))
+        except Exception as error:
+            tell(f"{self.name}-consumer", error)
 
     async def _receive(self, limit: int, stopped: asyncio.Task[bool]) -> list[Delivery]:
         """[] when stopped, when nothing came, or when the queue is out of reach."""
@@ -105,7 +126,7 @@ class Consumer:
 
     async def _long_poll(self, limit: int) -> list[Delivery]:
         try:
-            return await self.queue.receive(
+            deliveries = await self.queue.receive(
                 self.name,
                 limit=limit,
                 visibility_seconds=self.visibility_seconds,
@@ -113,8 +134,15 @@ class Consumer:
             )
         except TransientError as error:
             log.warning("queue.unavailable", queue=self.name.value, error=str(error))
-            await asyncio.sleep(self.jitter.uniform(0.5, 2.0))
-            return []
+        except Exception as error:
+            tell(f"{self.name}-consumer", error)
+        else:
+            self._failed_receives = 0
+            return deliveries
+        self._failed_receives += 1
+        bound = min(2.0 ** min(self._failed_receives, 10), LONGEST_QUEUE_PAUSE_SECONDS)
+        await asyncio.sleep(self.jitter.uniform(0.5, bound))
+        return []
 
     def _start(self, delivery: Delivery) -> None:
         monotonic = asyncio.get_running_loop().time
@@ -148,6 +176,8 @@ class Consumer:
         except TransientError as error:
             # Unsettled: the message comes back when its visibility timeout ends.
             log.warning("message.unsettled", error=str(error))
+        except Exception as error:
+            tell(f"{self.name}-consumer", error)
         finally:
             took = asyncio.get_running_loop().time() - began
             telemetry.HANDLE_SECONDS.labels(self.name.value).observe(took)
@@ -159,19 +189,30 @@ class Consumer:
                 "while working on it"
             )
         try:
-            return await self.handle(delivery, lease)
+            done = await self.handle(delivery, lease)
         except (LeaseLostError, LeaseExpiredError):
             raise
         except Exception as error:
-            outcome = decide(
-                error,
-                delivery,
-                max_receives=self.max_receives,
-                now=self.clock(),
-                jitter=self.jitter,
-            )
+            outcome = self._decided(error, delivery)
             log.warning("message.failed", outcome=type(outcome).__name__, exc_info=error)
             return outcome
+        self._outage.passed(delivery)
+        return done
+
+    def _decided(self, error: Exception, delivery: Delivery) -> HandlerOutcome:
+        now = self.clock()
+        away = is_out_of_reach(error)
+        outcome = decide(
+            error,
+            delivery,
+            max_receives=self.max_receives,
+            jitter=self.jitter,
+            failing_seconds=self._outage.failed(delivery, now) if away else 0.0,
+            widespread=self._outage.widespread(now),
+        )
+        if isinstance(outcome, GiveUp):
+            self._outage.forget(delivery)  # or it would be given up at once when it is redriven
+        return outcome
 
     async def _settle(self, delivery: Delivery, outcome: HandlerOutcome) -> None:
         """The row first, the message second: a crash between them repeats both."""
@@ -192,12 +233,8 @@ class Consumer:
 
     async def _hand_back(self, delivery: Delivery, lease: Lease) -> None:
         """Work cut off by a drain goes to another worker at once, and is not held against it."""
-        if lease.remaining_seconds <= 0:
-            return
-        try:
-            await asyncio.shield(self.queue.release(delivery))
-        except (LeaseLostError, TransientError) as error:
-            log.warning("message.not_handed_back", error=str(error))
+        if lease.remaining_seconds > 0:
+            await asyncio.shield(self._release(delivery))
 
     async def _drain(self) -> None:
         if self._in_hand:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from common.clock import Clock, system_clock
 from common.model import Row
@@ -31,10 +31,18 @@ class RegistryNote:
         match outcome:
             case Done():
                 return None
-            case Retry(_, reason):
-                return note_error(row, version, reason, self.clock(), self.timers)
+            case Retry(delay_seconds, reason):
+                now = self.clock()
+                noted = note_error(row, version, reason, now, self.timers)
+                return noted and self._left_alone(noted, now + delay_seconds)
             case GiveUp(reason):
                 return fail(row, version, reason, self.clock(), self.timers)
+
+    def _left_alone(self, row: Row, until: float) -> Row:
+        """Not swept while the message waits: another wake-up would not wait as it was told to."""
+        if row.sweep_at is None:
+            return row
+        return replace(row, sweep_at=max(row.sweep_at, until + self.timers.stale_after_seconds))
 
 
 def _worked_on(row: Row, delivery: Delivery) -> int:

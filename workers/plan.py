@@ -48,7 +48,8 @@ def plan_apply(pack: Pack, applied: Applied, base: Pack | None) -> Plan:
 
 def _reusable(pack: Pack, applied: Applied, base: Pack) -> bool:
     return (
-        pack.metadata_hash == applied.metadata_hash
+        applied.intact
+        and pack.metadata_hash == applied.metadata_hash
         and pack.embedding_profile == applied.embedding_profile
         and len(base.chunks) == applied.chunk_count
     )

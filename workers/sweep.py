@@ -19,6 +19,7 @@ from common.ports.queue import Queue
 from common.ports.registry import Registry
 from common.transitions import Timers, may_forget, postpone_sweep
 from workers.collect import collect
+from workers.unforeseen import tell
 
 log = structlog.get_logger(__name__)
 
@@ -27,6 +28,10 @@ PAGE_ROWS = 1000
 BLOBS_PER_DELETE = 500
 SENT_WITHIN_SECONDS = 30.0
 """A wake-up is sent at most so long after its row was written."""
+
+
+_BEFORE_APPLIED = (QueueName.CHANGE, QueueName.CREATE, QueueName.UPDATE)
+"""Where a version may wait: when the index is away, its pack exists and its row stays behind."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -54,6 +59,8 @@ class Sweeper:
                     await self.sweep_blobs()
             except PortError as error:
                 log.warning("sweep.failed", error=str(error))
+            except Exception as error:
+                tell("sweeper", error)
             await _wait(stop, self.interval_seconds)
 
     async def sweep_rows(self) -> int:
@@ -66,7 +73,7 @@ class Sweeper:
         for row in rows:
             try:
                 await self._sweep_row(row, since)
-            except PortError as error:
+            except Exception as error:
                 # One row's trouble must not keep the others from being swept, now or next time.
                 log.warning(
                     "sweep.row_failed",
@@ -74,6 +81,8 @@ class Sweeper:
                     document=row.key.document_id,
                     error=str(error),
                 )
+                if not isinstance(error, PortError):
+                    tell("sweeper", error)
                 await self._postpone(row.key)
         return len(rows)
 
@@ -108,7 +117,8 @@ class Sweeper:
 
     async def _wake(self, row: Row, since: dict[QueueName, float]) -> None:
         queue = QueueName.DELETE if row.desired.tombstone else QueueName.CHANGE
-        if since[queue] <= row.updated_at + SENT_WITHIN_SECONDS:
+        on_its_way = [queue] if row.desired.tombstone else _BEFORE_APPLIED
+        if min(since[name] for name in on_its_way) <= row.updated_at + SENT_WITHIN_SECONDS:
             return  # Its wake-up waits in a long backlog: another one would only lengthen it.
         wake_up = WakeUp(
             namespace=row.key.namespace,

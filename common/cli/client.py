@@ -89,17 +89,41 @@ class Client:
         path = f"/v1/namespaces/{_quoted(namespace)}/search"
         return await self._json("POST", path, body=body, patience_seconds=wait_seconds or 0)
 
-    def dead_letters(self) -> AsyncGenerator[JSON, None]:
-        return self._pages("/v1/dead-letters", "dead_letters", {})
+    def history(self, namespace: str, document_id: str) -> AsyncGenerator[JSON, None]:
+        """What happened to the document, the newest first."""
+        return self._pages(document_path(namespace, document_id) + "/history", "events", {})
+
+    async def scrub(self, *, namespace: str | None, repair: bool) -> AsyncGenerator[JSON, None]:
+        """Lines of progress, and the report or the error as the last one."""
+        timeout = aiohttp.ClientTimeout(
+            total=None, sock_connect=CONNECT_SECONDS, sock_read=SILENCE_SECONDS
+        )
+        body: JSON = {"repair": repair}
+        if namespace is not None:
+            body["namespace"] = namespace
+        async with self._request("POST", "/v1/scrub", json=body, timeout=timeout) as response:
+            async for line in _lines(response):
+                yield self._parsed(line, response.status)
+
+    def dead_letters(self, which: Mapping[str, str]) -> AsyncGenerator[JSON, None]:
+        """All of them, or those of `which` namespace and document_id."""
+        return self._pages("/v1/dead-letters", "dead_letters", which)
 
     async def dead_letter(self, message_id: str) -> JSON:
         return await self._json("GET", f"/v1/dead-letters/{_quoted(message_id)}")
 
-    async def redrive(self, message_ids: list[str] | None) -> int:
-        """Send dead letters round again; None: all of them. Returns how many."""
-        body: JSON = {"all": True} if message_ids is None else {"message_ids": message_ids}
-        answer = await self._json("POST", "/v1/dead-letters/redrive", body=body)
+    async def redrive(self, letters: JSON) -> int:
+        """Send dead letters round again. `letters`: `message_ids`, or `all` and what they are of.
+
+        Returns how many.
+        """
+        answer = await self._json("POST", "/v1/dead-letters/redrive", body=letters)
         return int(answer["redriven"])
+
+    async def discard(self, letters: JSON) -> int:
+        """Remove dead letters for good; as `redrive`."""
+        answer = await self._json("POST", "/v1/dead-letters/discard", body=letters)
+        return int(answer["discarded"])
 
     async def changes(self, lines: AsyncIterator[bytes]) -> AsyncGenerator[JSON, None]:
         """Stream NDJSON lines up and their results down, both at once: neither side waits
@@ -180,6 +204,17 @@ class Client:
         return value
 
 
+async def _lines(response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
+    """Of any length; the response's own iterator refuses long ones."""
+    held = b""
+    async for chunk in response.content.iter_any():
+        *lines, held = (held + chunk).split(b"\n")
+        for line in lines:
+            yield line
+    if held:
+        yield held
+
+
 def document_path(namespace: str, document_id: str) -> str:
     return f"/v1/namespaces/{_quoted(namespace)}/documents/{_quoted(document_id)}"
 
@@ -204,4 +239,5 @@ async def _problem(response: aiohttp.ClientResponse) -> Problem:
         value = None
     if not isinstance(value, dict):
         value = {"title": f"{response.status} {response.reason or ''}".strip()}
+    value.setdefault("retry_after_seconds", response.headers.get("Retry-After"))
     return Problem.from_json(value, response.status)

@@ -209,18 +209,60 @@ def status(
     document_id: Annotated[
         str | None, typer.Argument(metavar="[ID]", help="A document.", show_default=False)
     ] = None,
+    *,
+    history: Annotated[
+        bool, typer.Option("--history", help="What happened to the document, and when.")
+    ] = False,
     namespace: options.Namespace = "default",
     url: options.Url = None,
     as_json: options.Json = False,
 ) -> None:
     """Show where things stand: the whole service, or one document.
 
+    With --history, a document's life: each change, attempt, error and failure, and each version
+    that became visible. The newest 2,000 events are kept, until a deleted document is forgotten.
+
     **Example:** `bloomweaver status guides/quickstart.md`
     """
-    from common.cli.status import status_command
+    from common.cli.status import history_command, status_command
 
     out = Output(as_json=as_json)
-    run(lambda: status_command(service_url(url), document_id, namespace, out))
+    if history:
+        run(lambda: history_command(service_url(url), document_id, namespace, out))
+    else:
+        run(lambda: status_command(service_url(url), document_id, namespace, out))
+
+
+@app.command(rich_help_panel=CLIENT)
+def scrub(
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Mend what can be mended without its source.")
+    ] = False,
+    namespace: Annotated[
+        str | None,
+        typer.Option("--namespace", "-n", show_default=False, help="Only this one; else all."),
+    ] = None,
+    url: options.Url = None,
+    data_dir: options.DataDir = None,
+    as_json: options.Json = False,
+) -> None:
+    """Compare the index with the registry and the packs, record by record.
+
+    Finds records that no document has, records that are missing or say something else, damaged
+    packs and contents, and rows that contradict themselves. The service may work meanwhile: what
+    is only on its way is no finding. --repair removes what is left over, corrects rows, and has
+    damaged documents written anew. When no service answers, the data folder is opened instead;
+    with --data-dir, at once (it must be nobody's just then).
+
+    Exit code 0 when nothing is wrong, or all of it is repaired; 1 when findings remain.
+
+    **Example:** `bloomweaver scrub --repair`
+    """
+    from common.cli.scrub import ScrubOptions, scrub_command
+
+    out = Output(as_json=as_json)
+    wanted = ScrubOptions(namespace=namespace, repair=repair, url=url, data_dir=data_dir)
+    run(lambda: scrub_command(wanted, out))
 
 
 app.add_typer(dlq.app, name="dlq", rich_help_panel=CLIENT)

@@ -10,6 +10,7 @@ import asyncio
 import json
 import sys
 from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -80,6 +81,13 @@ def shorten(text: str, width: int) -> str:
     """On one line, at most `width` characters."""
     line = " ".join(plain(text).split())
     return line if len(line) <= width else line[: width - 1].rstrip() + "…"
+
+
+def time_of(text: str | None) -> str:
+    """The API's time for people, to the second: `2026-01-31 09:05:00 UTC`."""
+    if text is None:
+        return "an unknown time"
+    return f"{datetime.fromisoformat(text).astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def counted(number: int, noun: str) -> str:

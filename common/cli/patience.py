@@ -9,10 +9,11 @@ from collections.abc import Awaitable, Callable
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
-from common.cli.problems import is_passing
+from common.cli.problems import ApiError, is_passing
 
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 5.0
+LONGEST_ASKED_SECONDS = 30.0
 
 
 class Patience:
@@ -49,10 +50,10 @@ class Patience:
             reraise=True,
         )
 
-    def _pause(self, _state: RetryCallState) -> float:
+    def _pause(self, state: RetryCallState) -> float:
         pause = FIRST_PAUSE_SECONDS * 2.0 ** min(self._fruitless, 10)
         self._fruitless += 1
-        return float(min(pause, LONGEST_PAUSE_SECONDS))
+        return max(min(pause, LONGEST_PAUSE_SECONDS), _asked_for(state))
 
     def _exhausted(self, _state: RetryCallState) -> bool:
         return self._clock() - self._alive_at >= self._seconds
@@ -62,3 +63,11 @@ class Patience:
         # Once per interruption: a restart that takes a while is one event for whoever looks on.
         if self._on_retry and error is not None and self._fruitless == 1:
             self._on_retry(error)
+
+
+def _asked_for(state: RetryCallState) -> float:
+    """Seconds for which the service asks to be left alone."""
+    error = state.outcome.exception() if state.outcome else None
+    if not isinstance(error, ApiError):
+        return 0.0
+    return min(error.problem.retry_after_seconds, LONGEST_ASKED_SECONDS)

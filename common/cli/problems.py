@@ -41,6 +41,8 @@ class Problem:
     detail: str = ""
     field: str = ""
     limit: object = None
+    retry_after_seconds: float = 0.0
+    """How long the service asks to be left alone."""
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], status: int = 0) -> Problem:
@@ -50,6 +52,7 @@ class Problem:
             detail=str(value.get("detail") or ""),
             field=str(value.get("field") or ""),
             limit=value.get("limit"),
+            retry_after_seconds=_seconds(value.get("retry_after_seconds")),
         )
 
     @property
@@ -70,6 +73,14 @@ class Problem:
             "limit": self.limit,
         }
         return {name: value for name, value in members.items() if value not in ("", None)}
+
+
+def _seconds(value: object) -> float:
+    """A date, which the header may also be, is left to the backoff."""
+    try:
+        return max(float(str(value)), 0.0)
+    except ValueError:
+        return 0.0
 
 
 class CommandError(Exception):

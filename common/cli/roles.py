@@ -22,6 +22,7 @@ from common.cli.problems import WrongUsageError
 if TYPE_CHECKING:
     from common.settings import Settings
 
+METRICS_FILE_BYTES = 256 * 1024
 GROUP = "bloomweaver.roles"
 EMBEDDED_INDEX = "qdrant-edge"
 
@@ -154,9 +155,18 @@ def _prepare_metrics(data_dir: Path, *, clean: bool) -> None:
             # still runs on this folder are left: this one is about to be refused.
             if not _is_alive(file.stem.rpartition("_")[2]):
                 file.unlink(missing_ok=True)
+        for kind in ("counter", "histogram"):
+            _reserve(folder / f"{kind}_{os.getpid()}.db")
     except (OSError, DataFolderError) as error:
         raise WrongUsageError(str(error)) from error
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
+
+
+def _reserve(path: Path) -> None:
+    """prometheus_client maps this file into memory. Left sparse, as it makes it, a disk without
+    room for a page would end the process by SIGBUS at the first count of something new."""
+    if not path.exists():
+        path.write_bytes(bytes(METRICS_FILE_BYTES))
 
 
 def _is_alive(pid: str) -> bool:

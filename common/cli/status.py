@@ -2,17 +2,58 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 
 from rich.table import Table
 from rich.text import Text
 
 from common.cli.client import Client
-from common.cli.output import Output, plain
-from common.cli.problems import JSON, CommandError, ExitCode
+from common.cli.output import Output, plain, time_of
+from common.cli.problems import JSON, CommandError, ExitCode, WrongUsageError
 from common.model import Status
 
+EVENT_STYLES = {
+    "applied": "green",
+    "deleted": "green",
+    "error": "yellow",
+    "repaired": "yellow",
+    "failed": "bold red",
+}
 STYLES = {"COMPLETED": "green", "FAILED": "bold red", "PROCESSING": "yellow", "PENDING": "yellow"}
+
+
+async def history_command(url: str, document_id: str | None, namespace: str, out: Output) -> int:
+    """What happened to the document, in the order in which it did."""
+    if document_id is None:
+        raise WrongUsageError("--history is of one document: name it")
+    async with Client(url) as client:
+        events = [event async for event in client.history(namespace, document_id)]
+    events.reverse()
+    out.json({"namespace": namespace, "document_id": document_id, "events": events})
+    _show_history(events, out)
+    if events and events[-1]["event"] == "failed":
+        name = shlex.quote(document_id)
+        out.note(f"its dead letters: `bloomweaver dlq list -n {namespace} --document {name}`")
+    return ExitCode.DONE
+
+
+def _show_history(events: list[JSON], out: Output) -> None:
+    if not events:
+        out.say("nothing is recorded of it")
+        return
+    table = Table("when (UTC)", "version", "what", "detail", box=None, pad_edge=False)
+    table.columns[0].no_wrap = table.columns[2].no_wrap = True
+    for event in events:
+        what = event["event"]
+        style = EVENT_STYLES.get(what, "")
+        table.add_row(
+            Text(time_of(event["at"]).removesuffix(" UTC"), style="dim"),
+            Text(str(event["version"]), justify="right"),
+            Text(plain(what.replace("_", " ")), style),
+            Text(plain(event["detail"]), overflow="fold"),
+        )
+    out.table(table)
 
 
 async def status_command(url: str, document_id: str | None, namespace: str, out: Output) -> int:

@@ -8,7 +8,14 @@ class PortError(Exception):
 
 
 class TransientError(PortError):
-    """The call may succeed later. It may also have taken effect: callers must be idempotent."""
+    """The call may succeed later. It may also have taken effect: callers must be idempotent.
+
+    `retry_after_seconds`: how long the other side asks to be left alone; None when it did not say.
+    """
+
+    def __init__(self, message: str = "", *, retry_after_seconds: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
 
 
 class PermanentError(PortError):

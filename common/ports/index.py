@@ -85,6 +85,12 @@ class Index(Protocol):
     ) -> list[Match]:
         """The `top_k` nearest, best first; [] for a namespace never written."""
 
+    async def fetch(self, namespace: str, ids: Sequence[str]) -> list[Record]:
+        """The records of these ids, in any order; missing ids are absent.
+
+        A vector's length may differ from the one written; its direction does not.
+        """
+
     def list_ids(self, namespace: str, prefix: str = "") -> AsyncIterator[str]:
         """Ids that begin with `prefix`, in any order."""
 

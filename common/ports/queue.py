@@ -62,6 +62,8 @@ class DeadLetter:
     wake_up: WakeUp
     reason: str
     receive_count: int
+    sent_at: float
+    """When it was sent, or sent again; 0.0 where that was not recorded."""
     died_at: float
 
 
@@ -114,7 +116,14 @@ class Queue(Protocol):
         An unknown id is passed over: it was redriven by someone else.
         """
 
+    async def discard(self, message_ids: Sequence[str]) -> int:
+        """Remove dead letters for good; how many there were. An unknown id is passed over."""
+
     async def close(self) -> None: ...
+
+
+CRASHES_REFUNDED = 10
+"""How often a message may be in hand when everything dies before that counts against it."""
 
 
 @runtime_checkable
@@ -132,6 +141,7 @@ class ReclaimingQueue(Protocol):
     async def reclaim(self, *, receiver: str | None = None, refund: bool = False) -> int:
         """Make the messages leased by `receiver` (None: by anyone) deliverable now.
 
-        `refund` takes this receive off their receive count: it was not the message's fault.
+        `refund` takes this receive off their receive count: it was not the message's fault. A
+        message is refunded CRASHES_REFUNDED times at most, since it may have been after all.
         Returns how many were freed.
         """

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
-from common.model import DocumentKey, EmbeddingProfile, Row, Status
+from common.model import DocumentKey, EmbeddingProfile, Event, Row, Status
 from common.ports.errors import TransientError
 
-__all__ = ["NamespaceCounts", "Page", "Registry", "TransientError"]
+__all__ = ["KEPT_EVENTS", "History", "NamespaceCounts", "Page", "Registry", "TransientError"]
+
+KEPT_EVENTS = 2000
+"""At least so many of a document's newest events are kept, and at most twice as many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +21,23 @@ class Page:
 
     rows: list[Row]
     cursor: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """Events of one document, the newest first, and the cursor of the next, older page (None:
+    this is the last)."""
+
+    events: list[Event]
+    cursor: str | None
+
+
+@runtime_checkable
+class IdListingRegistry(Protocol):
+    """A registry that can name documents whose rows cannot be read."""
+
+    async def document_ids(self, namespace: str, *, after: str, limit: int) -> list[str]:
+        """Ids greater than `after`, in their order; "" begins with the first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +62,20 @@ class Registry(Protocol):
 
         Returns the row as stored, its revision one higher, or None if the race was lost.
         When it returns, the row survives the death of any process and a loss of power.
+        `row.news` is added to the document's history in the same atomic write; the row that is
+        stored and returned has none.
         """
 
     async def delete_if(self, row: Row) -> bool:
-        """Remove the row if its revision is still `row.revision`."""
+        """Remove the row, and its history with it, if its revision is still `row.revision`."""
+
+    async def history(
+        self, key: DocumentKey, *, limit: int = 100, cursor: str | None = None
+    ) -> History:
+        """What happened to the document; empty for an unknown one, or an unknown past.
+
+        Raises ValueError for a cursor that no earlier page gave.
+        """
 
     async def scan(
         self,

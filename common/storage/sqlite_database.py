@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from common.ports.errors import PermanentError, PortError, TransientError
+from common.storage.free_space import free_bytes_beside
 
 __all__ = ["SqliteDatabase"]
 
@@ -67,13 +68,21 @@ class _Pending(Generic[T]):
 class SqliteDatabase:
     """Opens the file, creates it with `schema` (`CREATE … IF NOT EXISTS` statements).
 
+    `later_columns`: (table, column, definition) that the schema has and files of an earlier
+    release may lack; they are added when the file is opened.
     `durable`: a write that returned survives a loss of power; otherwise only the death of any
     process, and a loss of power may take the last writes (never the file's consistency).
     Raises PermanentError when the file is no database or this SQLite is too old.
     """
 
     def __init__(
-        self, path: Path, schema: Iterable[str], *, durable: bool, readers: int = 2
+        self,
+        path: Path,
+        schema: Iterable[str],
+        *,
+        durable: bool,
+        readers: int = 2,
+        later_columns: Iterable[tuple[str, str, str]] = (),
     ) -> None:
         if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
             raise PermanentError(
@@ -87,7 +96,7 @@ class SqliteDatabase:
         self._closed = False
         self._idle_readers: collections.deque[sqlite3.Connection] = collections.deque()
         self._readers = ThreadPoolExecutor(readers, thread_name_prefix=f"read-{path.name}")
-        self._writer = self._open_writer(schema)
+        self._writer = self._open_writer(schema, later_columns)
         self._thread = threading.Thread(
             target=self._run_writer, name=f"write-{path.name}", daemon=True
         )
@@ -117,6 +126,10 @@ class SqliteDatabase:
         """Finish what was submitted, then close all connections. Closing twice is no error."""
         await asyncio.to_thread(self._close)
 
+    async def free_bytes(self) -> int:
+        """Of the disk that holds the file. Raises TransientError."""
+        return await free_bytes_beside(self._path)
+
     def _refuse_if_closed(self) -> None:
         if self._closed:
             raise TransientError(f"{self._path.name} is closed: this process is shutting down")
@@ -132,11 +145,13 @@ class SqliteDatabase:
             self._idle_readers.pop().close()
         self._writer.close()
 
-    def _open_writer(self, schema: Iterable[str]) -> sqlite3.Connection:
+    def _open_writer(
+        self, schema: Iterable[str], later_columns: Iterable[tuple[str, str, str]]
+    ) -> sqlite3.Connection:
         connection: sqlite3.Connection | None = None
         try:
             connection = self._connect()
-            self._prepare(connection, schema)
+            self._prepare(connection, schema, later_columns)
         except BaseException as error:
             if connection is not None:
                 connection.close()
@@ -151,7 +166,12 @@ class SqliteDatabase:
             check_same_thread=False,  # one thread at a time, but not always the same one
         )
 
-    def _prepare(self, connection: sqlite3.Connection, schema: Iterable[str]) -> None:
+    def _prepare(
+        self,
+        connection: sqlite3.Connection,
+        schema: Iterable[str],
+        later_columns: Iterable[tuple[str, str, str]],
+    ) -> None:
         connection.execute("PRAGMA journal_mode = WAL").fetchone()
         # FULL syncs the log at every commit. NORMAL leaves that to the checkpoint: a commit is
         # in the kernel's hands, so it outlives this process but not a loss of power.
@@ -161,6 +181,10 @@ class SqliteDatabase:
         connection.execute("BEGIN IMMEDIATE")
         for statement in schema:
             connection.execute(statement)
+        for table, column, definition in later_columns:
+            known = {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}
+            if column not in known:
+                connection.execute(f"ALTER TABLE {table} ADD COLUMN {column} {definition}")
         connection.execute("COMMIT")
 
     def _read(self, operation: Callable[[sqlite3.Connection], T]) -> T:

@@ -23,6 +23,7 @@ from common.model import Match, QueueName, Row, Status, expand
 from common.storage.data_folder import DataFolder
 from common.transitions import Timers
 from workers.embed import make_chunks, sizes_for
+from workers.scrub import Scrubber
 from workers.sweep import Sweeper
 
 NAMESPACE = "default"
@@ -55,6 +56,7 @@ async def assert_true_to(expected: dict[str, str], data_dir: Path) -> int:
     blobs = FolderBlobStore(folder.blobs_path)
     try:
         await _sweep(registry, queue, blobs, index)
+        await _assert_scrub_finds_nothing(registry, queue, blobs, index)
         rows = await _rows(registry)
         _assert_registry_says(rows, expected)
         records = await _records(index)
@@ -85,6 +87,22 @@ async def _sweep(
             clock=partial(_later, hours),
         )
         await sweeper.sweep_rows()
+
+
+async def _assert_scrub_finds_nothing(
+    registry: SqliteRegistry, queue: SqliteQueue, blobs: FolderBlobStore, index: QdrantEdgeIndex
+) -> None:
+    scrubber = Scrubber(
+        registry=registry,
+        blobs=blobs,
+        index=index,
+        queue=queue,
+        timers=Timers(),
+        clock=partial(_later, 2),
+    )
+    report = await scrubber.scrub(namespace=None, repair=False)
+    assert report.findings == ()
+    assert report.documents_in_motion == 0
 
 
 def _later(hours: int) -> float:

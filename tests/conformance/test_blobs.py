@@ -13,6 +13,7 @@ import pytest
 
 from common.adapters.blobs.folder import FolderBlobStore
 from common.ports.blobs import BlobNotFoundError, BlobStore
+from tests.fakes.blobs import MemoryBlobStore
 
 
 @contextlib.asynccontextmanager
@@ -22,7 +23,15 @@ async def folder(path: Path) -> AsyncIterator[BlobStore]:
     await store.close()
 
 
-CASES: dict[str, Callable[[Path], AbstractAsyncContextManager[BlobStore]]] = {"folder": folder}
+@contextlib.asynccontextmanager
+async def memory(path: Path) -> AsyncIterator[BlobStore]:
+    yield MemoryBlobStore()
+
+
+CASES: dict[str, Callable[[Path], AbstractAsyncContextManager[BlobStore]]] = {
+    "memory": memory,
+    "folder": folder,
+}
 
 
 @pytest.fixture(params=CASES)

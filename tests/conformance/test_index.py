@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -198,3 +200,29 @@ async def test_exists(index: Index, present: bool) -> None:
         NAMESPACE, array("f", [1.0, 0, 0]), top_k=5, where=FieldFilter("lang", "exists", present)
     )
     assert [match.number for match in found] == [0 if present else 1]
+
+
+async def test_fetched_records_come_back_whole_and_missing_ids_are_absent(index: Index) -> None:
+    metadata: dict[str, MetadataValue] = {"lang": "en", "year": 2024, "score": 0.5, "tags": []}
+    written = record(3, (0.0, 3.0, 4.0), metadata=metadata)
+    await index.upsert(NAMESPACE, [written, record(4)])
+    (found,) = await index.fetch(NAMESPACE, [written.id, record(9).id, written.id])
+    length = math.hypot(*found.vector)
+    assert [x / length for x in found.vector] == pytest.approx([0.0, 0.6, 0.8], abs=1e-6)
+    assert replace(found, vector=written.vector) == written
+
+
+async def test_what_was_deleted_or_never_written_cannot_be_fetched(index: Index) -> None:
+    await index.upsert(NAMESPACE, [record(0), record(1)])
+    await index.delete(NAMESPACE, [record(0).id])
+    found = await index.fetch(NAMESPACE, [record(0).id, record(1).id])
+    assert [held.id for held in found] == [record(1).id]
+    assert await index.fetch(NAMESPACE, []) == []
+    assert await index.fetch("nowhere", [record(1).id]) == []
+
+
+async def test_fetching_reaches_beyond_a_page(index: Index) -> None:
+    records = [record(n) for n in range(2300)]
+    await index.upsert(NAMESPACE, records)
+    found = await index.fetch(NAMESPACE, [r.id for r in records])
+    assert {r.id for r in found} == {r.id for r in records}

@@ -13,8 +13,15 @@ import pytest
 
 from common.adapters.queue.sqlite import SqliteQueue
 from common.model import QueueName, WakeUp
-from common.ports.queue import Delivery, LeaseLostError, Queue, ReclaimingQueue
+from common.ports.queue import (
+    CRASHES_REFUNDED,
+    Delivery,
+    LeaseLostError,
+    Queue,
+    ReclaimingQueue,
+)
 from common.storage.data_folder import DataFolder
+from tests.fakes.queue import MemoryQueue
 
 LONG_SECONDS = 30.0
 
@@ -49,7 +56,20 @@ async def sqlite(path: Path) -> AsyncIterator[Bench]:
     await second.close()
 
 
-CASES: dict[str, Callable[[Path], AbstractAsyncContextManager[Bench]]] = {"sqlite": sqlite}
+@contextlib.asynccontextmanager
+async def memory(path: Path) -> AsyncIterator[Bench]:
+    clock = ManualClock()
+    first = MemoryQueue(clock=clock, receiver="first")
+    second = first.seen_by("second")
+    yield Bench(first, second, clock)
+    await first.close()
+    await second.close()
+
+
+CASES: dict[str, Callable[[Path], AbstractAsyncContextManager[Bench]]] = {
+    "memory": memory,
+    "sqlite": sqlite,
+}
 
 
 @pytest.fixture(params=CASES)
@@ -236,7 +256,9 @@ async def test_an_expired_lease_counts_as_waiting(bench: Bench) -> None:
 
 async def test_a_dead_letter_keeps_its_story(bench: Bench) -> None:
     await bench.first.send(QueueName.UPDATE, [wake_up("a", 3)])
+    sent_at = bench.clock.now
     (delivery,) = await take(bench.first, name=QueueName.UPDATE)
+    await bench.pass_seconds(5)
     await bench.first.dead_letter(delivery, "no such model")
 
     (letter,) = await bench.second.dead_letters(limit=10)
@@ -244,7 +266,7 @@ async def test_a_dead_letter_keeps_its_story(bench: Bench) -> None:
     assert letter.message_id == delivery.message_id
     assert (letter.source, letter.wake_up) == (QueueName.UPDATE, wake_up("a", 3))
     assert (letter.reason, letter.receive_count) == ("no such model", 1)
-    assert letter.died_at == bench.clock.now
+    assert (letter.sent_at, letter.died_at) == (sent_at, sent_at + 5)
     assert await bench.second.dead_letter_count() == 1
     assert (await bench.second.depth(QueueName.UPDATE)).backlog == 0
 
@@ -277,6 +299,22 @@ async def test_redrive_sends_back_with_a_new_count(bench: Bench) -> None:
     (again,) = await take(bench.second, name=QueueName.UPDATE)
     assert (again.wake_up, again.receive_count) == (wake_up("a"), 1)
     assert [letter.wake_up for letter in await bench.first.dead_letters(limit=9)] == [wake_up("b")]
+
+
+async def test_discard_removes_dead_letters_for_good(bench: Bench) -> None:
+    await bench.first.send(QueueName.UPDATE, [wake_up("a"), wake_up("b"), wake_up("c")])
+    first, second, held = await take(bench.first, name=QueueName.UPDATE)
+    await bench.first.dead_letter(first, "broken")
+    await bench.first.dead_letter(second, "broken")
+
+    named = [first.message_id, first.message_id, held.message_id, "unknown"]
+    assert await bench.second.discard(named) == 1
+
+    assert [letter.wake_up for letter in await bench.first.dead_letters(limit=9)] == [wake_up("b")]
+    assert await bench.first.redrive([first.message_id]) == 0
+    assert (await bench.first.depth(QueueName.UPDATE)).backlog == 1
+    await bench.first.ack(held)
+    assert await bench.first.discard([]) == 0
 
 
 async def test_a_redriven_message_can_die_again(bench: Bench) -> None:
@@ -376,6 +414,37 @@ async def test_reclaim_frees_one_receivers_leases(
     assert (again.wake_up, again.receive_count) == (wake_up("a"), receive_count)
     with pytest.raises(LeaseLostError):
         await bench.first.ack(dead)
+
+
+async def test_crashes_are_not_refunded_for_ever(bench: Bench) -> None:
+    """A message that kills the machine's process at each receive has to be given up at last."""
+    assert isinstance(bench.second, ReclaimingQueue)
+    await bench.first.send(QueueName.CHANGE, [wake_up("killer"), wake_up("neighbour")])
+    killer, neighbour = await take(bench.first)
+    await bench.first.ack(neighbour)
+    counts = []
+
+    for _ in range(CRASHES_REFUNDED + 3):
+        counts.append(killer.receive_count)
+        await bench.second.reclaim(refund=True)
+        killer = await take_one(bench.first)
+
+    assert counts == [1] * (CRASHES_REFUNDED + 1) + [2, 3]
+    assert killer.receive_count == 4
+
+
+async def test_an_outcome_starts_the_count_of_crashes_anew(bench: Bench) -> None:
+    assert isinstance(bench.second, ReclaimingQueue)
+    await bench.first.send(QueueName.CHANGE, [wake_up("a")])
+    for _ in range(CRASHES_REFUNDED):
+        await take_one(bench.first)
+        await bench.second.reclaim(refund=True)
+
+    await bench.first.retry_later(await take_one(bench.first), 0)
+    await take_one(bench.first)
+    await bench.second.reclaim(refund=True)
+
+    assert (await take_one(bench.first)).receive_count == 2
 
 
 async def test_reclaim_frees_all_and_leaves_delays_alone(bench: Bench) -> None:

@@ -21,6 +21,8 @@ from common.model import (
     Desired,
     DocumentKey,
     EmbeddingProfile,
+    Event,
+    EventKind,
     Garbage,
     GarbageState,
     IdRange,
@@ -28,7 +30,8 @@ from common.model import (
     Row,
     Status,
 )
-from common.ports.registry import NamespaceCounts, Registry
+from common.ports.registry import KEPT_EVENTS, History, NamespaceCounts, Registry
+from tests.fakes.registry import MemoryRegistry
 
 PROFILE = EmbeddingProfile(model="m", fingerprint="f", dimension=384, max_tokens=256)
 HARD_IDS = ["a%", "a_", "a%b", "a_b", "ab", "A%", "a", "b", "é", "a\0b", "a\U0010ffff", "a\ud7ff"]
@@ -43,8 +46,17 @@ async def sqlite(path: Path) -> AsyncIterator[tuple[Registry, Registry]]:
     await second.close()
 
 
+@contextlib.asynccontextmanager
+async def memory(path: Path) -> AsyncIterator[tuple[Registry, Registry]]:
+    registry = MemoryRegistry()
+    yield registry, registry
+
+
 Pair = tuple[Registry, Registry]
-CASES: dict[str, Callable[[Path], AbstractAsyncContextManager[Pair]]] = {"sqlite": sqlite}
+CASES: dict[str, Callable[[Path], AbstractAsyncContextManager[Pair]]] = {
+    "memory": memory,
+    "sqlite": sqlite,
+}
 
 
 @pytest.fixture(params=CASES)
@@ -325,3 +337,98 @@ async def test_what_could_not_be_read_again_is_not_stored(registry: Registry) ->
         await registry.put_if(new_row("\udc00"))
 
     assert await registry.get(row.key) is None
+
+
+# --- history
+
+
+def event(number: int) -> Event:
+    return Event(number + 0.5, EventKind.ERROR, number, f"no. {number}")
+
+
+def news(first: int, last: int) -> tuple[Event, ...]:
+    return tuple(event(number) for number in range(first, last + 1))
+
+
+async def all_events(registry: Registry, key: DocumentKey, limit: int = 1000) -> list[Event]:
+    found: list[Event] = []
+    cursor: str | None = None
+    while True:
+        page = await registry.history(key, cursor=cursor, limit=limit)
+        assert len(page.events) <= limit
+        found += page.events
+        cursor = page.cursor
+        if cursor is None:
+            return found
+
+
+async def test_news_become_history_and_are_no_part_of_the_row(pair: Pair) -> None:
+    row = new_row(news=(Event(1.25, EventKind.ACCEPTED, 1, "é\U0001f33c\n'"),))
+
+    stored = await store(pair[0], row)
+
+    assert stored.news == ()
+    assert await pair[1].get(row.key) == stored
+    assert (await pair[1].scan("docs")).rows == [stored]
+    assert await pair[1].history(row.key) == History(list(row.news), None)
+
+
+async def test_history_comes_newest_first_in_pages(pair: Pair) -> None:
+    row = await store(pair[0], new_row(news=news(1, 2)))
+    row = await store(pair[1], row)
+    row = await store(pair[1], replace(row, news=news(3, 5)))
+    await store(pair[0], new_row("d", "other", news=news(7, 7)))
+
+    assert await all_events(pair[0], row.key) == list(news(1, 5))[::-1]
+    assert await all_events(pair[0], row.key, limit=2) == list(news(1, 5))[::-1]
+    page = await pair[0].history(row.key, limit=2)
+    await store(pair[1], replace(row, news=news(6, 6)))
+    older = await pair[0].history(row.key, limit=3, cursor=page.cursor)
+    assert older == History(list(news(1, 3))[::-1], None)
+    assert await pair[0].history(DocumentKey("docs", "missing")) == History([], None)
+
+
+async def test_a_lost_race_tells_nothing(pair: Pair) -> None:
+    first = await store(pair[0], new_row(news=news(1, 1)))
+    await store(pair[1], replace(first, news=news(2, 2)))
+
+    assert await pair[0].put_if(replace(first, news=news(3, 3))) is None
+    assert await pair[0].put_if(new_row(news=news(4, 4))) is None
+
+    assert await all_events(pair[0], first.key) == list(news(1, 2))[::-1]
+
+
+async def test_only_the_newest_events_are_kept(registry: Registry) -> None:
+    other = await store(registry, new_row("other", news=news(1, 3)))
+    row = new_row()
+    writes, each = 150, 30
+    for first in range(1, writes * each, each):
+        row = await store(registry, replace(row, news=news(first, first + each - 1)))
+        row = await store(registry, row)  # so that every even write tells nothing
+
+    found = await all_events(registry, row.key)
+
+    assert KEPT_EVENTS <= len(found) <= 2 * KEPT_EVENTS
+    assert found == list(news(1, writes * each))[: -len(found) - 1 : -1]
+    assert await all_events(registry, other.key) == list(news(1, 3))[::-1]
+
+
+async def test_a_removed_row_takes_its_history_with_it(registry: Registry) -> None:
+    other = await store(registry, new_row("other", news=news(1, 1)))
+    first = await store(registry, new_row(news=news(1, 2)))
+    second = await store(registry, first)
+
+    assert not await registry.delete_if(first)
+    assert len(await all_events(registry, first.key)) == 2
+    assert await registry.delete_if(second)
+    assert await all_events(registry, first.key) == []
+    assert await all_events(registry, other.key) == [event(1)]
+
+    await store(registry, new_row(news=news(9, 9)))
+    assert await all_events(registry, first.key) == [event(9)]
+
+
+@pytest.mark.parametrize("cursor", ["", "a", "-1", "1.x", "²", "YWZ0ZXI6_w=="])
+async def test_a_broken_cursor_of_history_is_refused(registry: Registry, cursor: str) -> None:
+    with pytest.raises(ValueError, match="cursor"):
+        await registry.history(new_row().key, cursor=cursor)

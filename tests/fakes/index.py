@@ -53,6 +53,10 @@ class MemoryIndex:
         scored = sorted(((_cosine(vector, r.vector), r) for r in found), key=lambda s: -s[0])
         return [_match(score, record) for score, record in scored[:top_k]]
 
+    async def fetch(self, namespace: str, ids: Sequence[str]) -> list[Record]:
+        held = self.records[namespace]
+        return [held[record_id] for record_id in dict.fromkeys(ids) if record_id in held]
+
     async def list_ids(self, namespace: str, prefix: str = "") -> AsyncIterator[str]:
         for record_id in list(self.records[namespace]):
             if record_id.startswith(prefix):

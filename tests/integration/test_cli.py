@@ -320,7 +320,8 @@ async def test_dead_letters(service: FakeService) -> None:
     service.dead_letters = [
         {
             "message_id": f"m{n}", "source": "change", "namespace": "default", "version": n,
-            "document_id": f"{n}.pdf", "reason": "broken PDF", "receive_count": 3, "died_at": 1.5,
+            "document_id": f"{n}.pdf", "reason": "broken PDF", "receive_count": 3,
+            "sent_at": None, "died_at": "2026-01-31T09:05:00+00:00",
         }
         for n in range(3)
     ]  # fmt: skip
@@ -328,7 +329,9 @@ async def test_dead_letters(service: FakeService) -> None:
     assert all(f"{n}.pdf" in listed.out for n in range(3))
     first = await run(service, "dlq", "list", "--limit", "2", "--json")
     assert (len(first.json["dead_letters"]), first.json["more"]) == (2, True)
-    assert "receive_count: 3" in (await run(service, "dlq", "show", "m1")).out
+    shown = (await run(service, "dlq", "show", "m1")).out
+    for part in ("received: 3", "first: an unknown time", "last: 2026-01-31 09:05:00 UTC"):
+        assert part in shown
     assert (await run(service, "dlq", "show", "m9")).code == 1
     assert (await run(service, "dlq", "redrive")).code == 2
     assert (await run(service, "dlq", "redrive", "m0", "m9")).code == 1

@@ -24,8 +24,10 @@ from common.model import DocumentKey, EmbeddingProfile, QueueName, Row, Status, 
 from common.parts import FleetStatus
 from common.ports.errors import PermanentError, TransientError
 from common.ports.queue import Delivery
+from common.scrubbing import ScrubService
 from common.settings import MEBIBYTE, Settings
 from tests.pipeline import Pipeline, pipeline
+from webhook.admission import Admission, limits_of
 from webhook.app import build_app, make_runner
 from webhook.feed import STOPPING_SIGNAL
 from webhook.openapi import document
@@ -125,6 +127,7 @@ async def serving(
     *,
     searching: bool = True,
     profile: EmbeddingProfile | None = None,
+    scrub: ScrubService | None = None,
     **limits: Any,
 ) -> AsyncIterator[Api]:
     journal: list[str] = []
@@ -148,10 +151,12 @@ async def serving(
         queue=flow.queue,
         profile=acceptor.profile,
         acceptor=acceptor,
+        admission=Admission(flow.queue, [], limits_of(settings)),
         searcher=flow.searcher if searching else None,
         why_no_search="the index lives elsewhere",
         fleet=lambda: FleetStatus(running=1, peak=2, maximum=3, started_total=4),
         unready=lambda: missing,
+        scrub=scrub,
     )
     runner = make_runner(build_app(services), shutdown_seconds=5)
     await runner.setup()

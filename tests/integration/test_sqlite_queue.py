@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import multiprocessing
 import os
@@ -21,6 +22,7 @@ from common.ports.errors import PermanentError, TransientError
 from common.ports.queue import Delivery
 from common.storage.data_folder import DataFolder
 from common.storage.doorbell import Doorbells
+from common.wire import wake_up_to_json
 
 SPAWN = multiprocessing.get_context("spawn")
 CHANGE = QueueName.CHANGE
@@ -322,3 +324,36 @@ async def test_a_file_system_without_fifos_is_told(
 
     with pytest.raises(PermanentError, match="local file system"):
         Doorbells(tmp_path).listen("q")
+
+
+async def test_dead_letters_of_the_first_release_are_read_and_redriven(tmp_path: Path) -> None:
+    """Its table had no sent_at."""
+    folder = DataFolder(tmp_path)
+    await SqliteQueue(folder, receiver="test").close()
+    with contextlib.closing(sqlite3.connect(folder.queue_path, isolation_level=None)) as db:
+        db.execute("DROP TABLE dead_letters")
+        db.execute(
+            """CREATE TABLE dead_letters (
+                id TEXT PRIMARY KEY, queue TEXT NOT NULL, body TEXT NOT NULL, reason TEXT NOT NULL,
+                receive_count INTEGER NOT NULL, died_at REAL NOT NULL) WITHOUT ROWID"""
+        )
+        body = wake_up_to_json(wake_up("old"))
+        db.execute("INSERT INTO dead_letters VALUES ('m', 'change', ?, 'broken', 3, 7)", (body,))
+
+    for _ in range(2):  # opened twice: the column is there the second time
+        queue = SqliteQueue(folder, receiver="test")
+        try:
+            (letter,) = await queue.dead_letters(limit=10)
+            assert (letter.wake_up, letter.sent_at, letter.died_at) == (wake_up("old"), 0.0, 7.0)
+        finally:
+            await queue.close()
+
+    queue = SqliteQueue(folder, receiver="test")
+    try:
+        assert await queue.redrive(["m"]) == 1
+        (delivery,) = await take(queue)
+        await queue.dead_letter(delivery, "again")
+        (letter,) = await queue.dead_letters(limit=10)
+        assert (letter.sent_at, letter.reason) == (delivery.sent_at, "again")
+    finally:
+        await queue.close()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import multiprocessing
 import sqlite3
 from dataclasses import replace
@@ -13,7 +15,8 @@ import pytest
 
 from common.adapters.registry import sqlite as sqlite_registry
 from common.adapters.registry.sqlite import SqliteRegistry
-from common.model import Desired, DocumentKey, Row, Status
+from common.model import Desired, DocumentKey, Event, EventKind, Row, Status
+from common.ports.registry import History, IdListingRegistry
 from common.wire import DamagedDataError
 
 SPAWN = multiprocessing.get_context("spawn")
@@ -139,6 +142,8 @@ async def test_what_is_asked_often_is_answered_from_an_index(tmp_path: Path) -> 
     by_status = plan(*sqlite_registry._scan_query("docs", Status.FAILED, "", None, 10))
     due = plan(sqlite_registry._DUE, (1.0, 10))
     counts = plan(sqlite_registry._COUNTS, ())
+    history = plan(sqlite_registry._HISTORY, ("docs", "a", 9, 0, 10))
+    too_old = plan(sqlite_registry._DROP_OLD_EVENTS, ("docs", "a", "docs", "a", 9))
     db.close()
 
     assert (
@@ -149,3 +154,76 @@ async def test_what_is_asked_often_is_answered_from_an_index(tmp_path: Path) -> 
     assert "rows_by_status (namespace=? AND status=? AND document_id>?" in by_status
     assert due == "SEARCH rows USING INDEX rows_by_sweep (sweep_at>? AND sweep_at<?)"
     assert counts == "SCAN rows USING COVERING INDEX rows_by_status"
+    by_key = "SEARCH events USING PRIMARY KEY (namespace=? AND document_id=?"
+    assert history.startswith(f"{by_key} AND (revision,number)<(?,?)")
+    assert "TEMP B-TREE" not in history + too_old
+    assert too_old.count(by_key) == 2
+
+
+async def test_a_file_of_the_first_release_opens_and_begins_its_history(tmp_path: Path) -> None:
+    """It had no table of events, and no row of it has any."""
+    path = tmp_path / "r.sqlite"
+    registry = SqliteRegistry(path)
+    row = await registry.put_if(new_row())
+    assert row
+    await registry.close()
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("DROP TABLE events")
+
+    registry = SqliteRegistry(path)
+    assert await registry.history(KEY) == History([], None)
+    told = (Event(1.0, EventKind.EMBEDDING, 1, "attempt 1"),)
+    assert await registry.put_if(replace(row, news=told))
+    assert await registry.history(KEY) == History(list(told), None)
+    await registry.close()
+
+
+async def test_the_stored_row_holds_no_news(tmp_path: Path) -> None:
+    """What a program of the first release reads must be what it knows."""
+    registry = SqliteRegistry(tmp_path / "r.sqlite")
+    told = (Event(1.0, EventKind.EMBEDDING, 1, "attempt 1"),)
+    await registry.put_if(replace(new_row(), news=told))
+    await registry.close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "r.sqlite")) as db:
+        ((body,),) = db.execute("SELECT body FROM rows").fetchall()
+    assert "news" not in json.loads(body)
+
+
+async def test_row_and_news_are_written_together_or_not_at_all(tmp_path: Path) -> None:
+    registry = SqliteRegistry(tmp_path / "r.sqlite")
+    told = Event(1.0, EventKind.EMBEDDING, 1, "attempt 1")
+    row = await registry.put_if(replace(new_row(), news=(told,)))
+    assert row
+    unstorable = Event(2.0, EventKind.ERROR, 1, "\udc00")
+
+    with pytest.raises(ValueError, match="surrogates"):
+        await registry.put_if(replace(row, attempts=9, news=(told, unstorable)))
+
+    assert await registry.get(KEY) == row
+    assert await registry.history(KEY) == History([told], None)
+    await registry.close()
+
+
+async def test_an_event_of_a_newer_program_is_not_taken_for_a_broken_cursor(tmp_path: Path) -> None:
+    registry = SqliteRegistry(tmp_path / "r.sqlite")
+    told = (Event(1.0, EventKind.EMBEDDING, 1, "attempt 1"),)
+    await registry.put_if(replace(new_row(), news=told))
+    with contextlib.closing(sqlite3.connect(tmp_path / "r.sqlite", isolation_level=None)) as db:
+        db.execute("UPDATE events SET kind = 'archived'")
+    with pytest.raises(DamagedDataError, match="archived"):
+        await registry.history(KEY)
+    await registry.close()
+
+
+async def test_documents_are_named_also_where_rows_cannot_be_read(tmp_path: Path) -> None:
+    registry = SqliteRegistry(tmp_path / "r.sqlite")
+    for name in ("b", "a", "ü", "c"):
+        await registry.put_if(replace(new_row(), key=DocumentKey("docs", name)))
+    await registry.put_if(replace(new_row(), key=DocumentKey("other", "d")))
+    with contextlib.closing(sqlite3.connect(tmp_path / "r.sqlite", isolation_level=None)) as db:
+        db.execute("UPDATE rows SET body = '{}' WHERE document_id = 'b'")
+    assert isinstance(registry, IdListingRegistry)
+    assert await registry.document_ids("docs", after="", limit=3) == ["a", "b", "c"]
+    assert await registry.document_ids("docs", after="c", limit=3) == ["ü"]
+    assert await registry.document_ids("docs", after="ü", limit=3) == []
+    await registry.close()

@@ -20,7 +20,7 @@ from common.storage.data_folder import DataFolder
 
 COMMANDS = (
     "up", "webhook", "worker", "push", "watch", "replay", "search", "status", "dlq", "settings",
-    "demo",
+    "demo", "scrub",
 )  # fmt: skip
 HEAVY = {"onnxruntime", "fastembed", "prometheus_client", "qdrant_edge", "numpy", "pypdf"}
 
@@ -35,7 +35,9 @@ def test_help_lists_all_commands_and_the_exit_codes() -> None:
     assert "3 the service could not be reached" in text
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, "dlq list", "dlq show", "dlq redrive"])
+@pytest.mark.parametrize(
+    "command", [*COMMANDS, "dlq list", "dlq show", "dlq redrive", "dlq discard"]
+)
 def test_each_command_teaches_with_an_example(command: str) -> None:
     result = invoke(*command.split(), "--help")
     assert result.exit_code == 0
@@ -138,7 +140,12 @@ def test_up_runs_with_its_options_and_ends_with_its_code(
     assert (name, settings.data_dir, settings.port, settings.host) == ("up", tmp_path, 0, "::1")
     assert settings.log_format == "json"
     assert Path(folder) == metrics
-    assert [file.name for file in metrics.iterdir()] == [f"counter_{os.getpid()}.db"]
+    assert {file.name for file in metrics.iterdir()} == {
+        f"{kind}_{os.getpid()}.db" for kind in ("counter", "histogram")
+    }
+    # Not sparse: a full disk must not end the process when a counter's page is first written.
+    reserved = (metrics / f"histogram_{os.getpid()}.db").stat()
+    assert reserved.st_blocks * 512 >= reserved.st_size > 65536
 
 
 def test_a_worker_leaves_the_metrics_of_others(
@@ -149,7 +156,7 @@ def test_a_worker_leaves_the_metrics_of_others(
     (metrics / "counter_999999999.db").touch()
     assert invoke("worker", "embed", "--data-dir", str(tmp_path)).exit_code == 7
     assert started[0][0] == "embed"
-    assert len(list(metrics.iterdir())) == 1
+    assert (metrics / "counter_999999999.db").exists()
 
 
 def test_a_folder_of_something_else_is_refused(

@@ -53,6 +53,33 @@ async def test_a_clear_no_is_not_tried_again() -> None:
     assert clock.pauses == []
 
 
+async def test_pauses_are_as_long_as_the_service_asks_for() -> None:
+    clock = Clock()
+    told: list[BaseException] = []
+    full = Problem.from_json(
+        {"status": 503, "detail": "the backlog is full", "retry_after_seconds": 7}
+    )
+    patience = Patience(20, clock=lambda: clock.now, sleep=clock.sleep, on_retry=told.append)
+    with pytest.raises(ApiError, match="backlog is full"):
+        await always(ApiError(full), patience)
+    assert clock.pauses == [7.0, 7.0, 7.0]
+    assert [str(error) for error in told] == ["the backlog is full"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "pause"), [(None, 0.1), ("soon", 0.1), ("-9", 0.1), ("3", 3.0), (10**9, 30.0)]
+)
+async def test_what_is_asked_for_is_believed_within_reason(asked: Any, pause: float) -> None:
+    clock = Clock()
+    problem = Problem.from_json({"status": 503, "retry_after_seconds": asked})
+    with pytest.raises(ApiError):
+        await always(ApiError(problem), clock.patience(0.05))
+    assert clock.pauses[:1] in ([], [pause])
+    with pytest.raises(ApiError):
+        await always(ApiError(problem), clock.patience(1))
+    assert clock.pauses[0] == pause
+
+
 class Scripted:
     """A client whose connections each give so many results and then break."""
 

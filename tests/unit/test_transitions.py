@@ -10,6 +10,9 @@ from hypothesis import strategies as st
 
 from common.model import (
     Applied,
+    Desired,
+    Event,
+    EventKind,
     Garbage,
     GarbageState,
     IdRange,
@@ -19,6 +22,7 @@ from common.model import (
     expand,
 )
 from common.transitions import (
+    DETAIL_CHARACTERS,
     Base,
     Outcome,
     Refusal,
@@ -32,10 +36,13 @@ from common.transitions import (
     compress,
     doom_expired,
     extend_attempt,
+    extend_claim,
     fail,
     forget,
     may_forget,
+    note_error,
     postpone_sweep,
+    release_claim,
     subtract,
 )
 from tests.builders import KEY, TIMERS, desired, tombstone
@@ -359,6 +366,121 @@ def test_tombstones_outlive_messages_and_garbage() -> None:
     assert clean.sweep_at == old
     assert not may_forget(clean, old - 1, TIMERS)
     assert may_forget(clean, old, TIMERS)
+
+
+# --- what the history is told
+
+
+def stored(row: Row) -> Row:
+    """As it is read again: without its news."""
+    return replace(row, revision=row.revision + 1, news=())
+
+
+def told(row: Row | Refusal | None) -> list[tuple[EventKind, int, str]]:
+    assert isinstance(row, Row)
+    assert all(event.at == NOW for event in row.news)
+    return [(event.kind, event.version, event.detail) for event in row.news]
+
+
+def told_by_accept(row: Row | None, change: Desired) -> list[tuple[EventKind, int, str]]:
+    return told(accept(row, KEY, change, NOW, TIMERS).row)
+
+
+def test_an_accepted_change_tells_what_it_was() -> None:
+    assert told(accepted("hello")) == [
+        (EventKind.ACCEPTED, 1, "insert, 5 bytes of text/plain"),
+    ]
+    current = stored(accepted("hello", source_version=1))
+    newer = desired("x" * 1234, source_version=7, content_type="text/html")
+    assert told_by_accept(current, newer) == [
+        (EventKind.ACCEPTED, 2, "update, 1,234 bytes of text/html, source version 7"),
+    ]
+    assert told_by_accept(current, tombstone(source_version=8)) == [
+        (EventKind.ACCEPTED, 2, "delete, source version 8")
+    ]
+    deleted = replace(current, desired=tombstone(version=2))
+    assert told_by_accept(deleted, desired("a")) == [
+        (EventKind.ACCEPTED, 3, "insert, 1 bytes of text/plain"),
+    ]
+
+
+def test_the_same_again_is_told_only_if_it_had_failed() -> None:
+    current = stored(accepted("a", source_version=1))
+    same = desired("a", source_version=2)
+    assert told_by_accept(current, same) == []
+    failed = replace(current, status=Status.FAILED, error="broken")
+    assert told_by_accept(failed, same) == [
+        (EventKind.RETRIED, 1, "the same content was sent again"),
+    ]
+
+
+def test_embedding_and_its_errors_are_told() -> None:
+    claimed = claim(stored(accepted("a")), "m1", NOW, NOW + 60, TIMERS)
+    assert told(claimed) == [(EventKind.EMBEDDING, 1, "attempt 1")]
+    assert claimed is not None
+    held = stored(claimed)
+    assert told(extend_claim(held, "m1", NOW, NOW + 90, TIMERS)) == []
+    assert told(note_error(held, 1, "away", NOW, TIMERS)) == [(EventKind.ERROR, 1, "away")]
+    assert told(fail(held, 1, "no text", NOW, TIMERS)) == [(EventKind.FAILED, 1, "no text")]
+    assert told(release_claim(held, 1, NOW, TIMERS)) == [
+        (EventKind.ERROR, 1, "the embedded chunks are missing: embedding again"),
+    ]
+    again = note_error(held, 1, "away", NOW, TIMERS)
+    assert again is not None
+    assert told(claim(stored(again), "m1", NOW, NOW + 60, TIMERS)) == [
+        (EventKind.EMBEDDING, 1, "attempt 2")
+    ]
+
+
+def test_applying_is_told_once_it_is_committed() -> None:
+    begun, own = begin(stored(accepted("a")), 2, NOW, TIMERS)
+    assert told(begun) == []
+    assert own is not None
+    done = replace(applied(1, IdRange(1, 0, 0), own), chunk_count=3)
+    committed = commit(
+        stored(begun), base=base_of(begun), applied=done, own=own, now=NOW, timers=TIMERS
+    )
+    assert told(committed) == [(EventKind.APPLIED, 1, "chunks: 3, new: 2")]
+
+
+def test_a_hidden_document_and_a_lost_attempt_are_told() -> None:
+    current = replace(
+        stored(accepted()),
+        desired=tombstone(version=2),
+        applied=applied(1, IdRange(1, 0, 0), IdRange(2, 3, 4)),
+    )
+    assert told(commit_tombstone(current, NOW, TIMERS)) == [
+        (EventKind.DELETED, 2, "hidden; chunks to remove: 3"),
+    ]
+    attempts = (
+        Garbage(IdRange(5, 0, 1), OPEN, NOW),
+        Garbage(IdRange(6, 0, 0), DOOMED, NOW),
+        Garbage(IdRange(7, 0, 9), OPEN, NOW + 1),
+    )
+    lost = "its lease ended before it was committed; chunks to remove: up to 2"
+    doomed = doom_expired(replace(current, garbage=attempts), NOW, TIMERS)
+    assert told(doomed) == [(EventKind.ATTEMPT_LOST, 2, lost)]
+    assert doomed is not None
+    clean = forget(stored(doomed), [IdRange(6, 0, 0)], NOW, TIMERS)
+    assert told(clean) == []
+
+
+def test_composed_transitions_tell_each_event_once() -> None:
+    """The news of a write that is composed of several is all of theirs, in order."""
+    claimed = claim(accepted("a"), "m1", NOW, NOW + 60, TIMERS)
+    assert claimed is not None
+    assert [kind for kind, _, _ in told(postpone_sweep(claimed, NOW, TIMERS))] == [
+        EventKind.ACCEPTED,
+        EventKind.EMBEDDING,
+    ]
+
+
+def test_a_long_error_is_cut_off_in_the_history_only() -> None:
+    error = "x" * (DETAIL_CHARACTERS + 1)
+    failed = fail(stored(accepted()), 1, error, NOW, TIMERS)
+    assert failed is not None
+    assert failed.error == error
+    assert failed.news == (Event(NOW, EventKind.FAILED, 1, "x" * DETAIL_CHARACTERS),)
 
 
 # --- ranges

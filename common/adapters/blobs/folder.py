@@ -19,6 +19,7 @@ from common.ports.blobs import BlobInfo, BlobNotFoundError
 from common.ports.errors import PermanentError, PortError, TransientError
 from common.settings import Settings
 from common.storage.data_folder import DataFolder
+from common.storage.free_space import free_bytes_beside
 
 __all__ = ["FolderBlobStore"]
 
@@ -39,7 +40,9 @@ _REFUSED = frozenset(
 
 
 class FolderBlobStore:
-    """Implements BlobStore. A key is a path below `root`; other processes may use it too.
+    """Implements BlobStore and CapacityAware. A key is a path below `root`.
+
+    Other processes may use the folder too.
 
     Raises ValueError for a key that is no plain relative path of printable ASCII segments.
     """
@@ -57,6 +60,9 @@ class FolderBlobStore:
     async def close(self) -> None:
         """Finish what was begun."""
         await asyncio.to_thread(self._threads.shutdown)
+
+    async def free_bytes(self) -> int:
+        return await free_bytes_beside(self._root)
 
     async def put(self, key: str, data: bytes) -> bool:
         return await self._run(self._put, self._path(key), data)

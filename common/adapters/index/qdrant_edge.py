@@ -11,6 +11,13 @@ waiting by then. flush() syncs the segments as well and lets the log drop what t
 some 60 ms at 20,000 records, so it runs every FLUSH_WRITES writes, which keeps the log at two to
 three files of 32 MB, and at close.
 
+Full disks. The engine writes to sparse files that are mapped into memory. When the disk has no room
+for a page the kernel sends SIGBUS, which ends the process (it does so at a write, at creating a
+shard and at opening one). No exception tells before, so what writes looks first, and refuses with
+TransientError below RESERVE_BYTES. What was open is still searched, and nothing has to be
+restarted when there is room again. Another program that takes the last bytes between the look and
+the write can still do harm; the data outlive that.
+
 Search is exact: some 0.2 ms per thousand records of 384 dimensions, linear. No graph is built,
 because optimize() holds the interpreter's lock from beginning to end (6 s for 10,000 records),
 which would stop the whole process. Without a graph it only rewrites segments of which a fifth is
@@ -20,6 +27,7 @@ deleted (some 0.2 s per 10,000 records), and that is done at close, when nobody 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import math
@@ -29,6 +37,7 @@ import sys
 import tempfile
 import threading
 import uuid
+from array import array
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -51,6 +60,7 @@ from common.ports.index import (
     MetadataFilter,
 )
 from common.settings import Settings
+from common.storage.free_space import free_bytes, free_bytes_beside
 
 if sys.platform != "win32":
     import fcntl
@@ -60,6 +70,8 @@ __all__ = ["QdrantEdgeIndex", "connect"]
 _FORMAT: Final = 1
 _PAGE: Final = 1000
 FLUSH_WRITES: Final = 256
+RESERVE_BYTES: Final = 64 * 1024 * 1024
+"""Room for a request's records, for the log's next file and for what others write meanwhile."""
 _EXACT_FLOAT: Final = 2**53
 """Above it integers have no exact float, and ranges compare floats."""
 
@@ -86,14 +98,15 @@ class _Shard:
 
 
 class QdrantEdgeIndex:
-    """Implements the index port in the one process that owns the folder `root`.
+    """Implements the index port and CapacityAware in the one process that owns the folder `root`.
 
     Nothing is opened before the first call. Calls run in threads (the engine is thread-safe and
     releases the interpreter's lock): one for writes, `readers` for the rest.
     """
 
-    def __init__(self, root: Path, *, readers: int = 2) -> None:
+    def __init__(self, root: Path, *, readers: int = 2, reserve_bytes: int = RESERVE_BYTES) -> None:
         self._root = root
+        self._reserve_bytes = reserve_bytes
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="index-writer")
         self._readers = ThreadPoolExecutor(readers, thread_name_prefix="index-reader")
         self._guard = threading.Lock()
@@ -101,6 +114,9 @@ class QdrantEdgeIndex:
         self._pending: dict[str, list[_Job]] = {}
         self._owner: int | None = None
         self._closed = False
+
+    async def free_bytes(self) -> int:
+        return await free_bytes_beside(self._root)
 
     async def upsert(self, namespace: str, records: Sequence[Record]) -> FreshnessToken:
         """Survives a loss of power when it returns. Vectors must be finite."""
@@ -154,6 +170,19 @@ class QdrantEdgeIndex:
             return [_match(point) for point in shard.engine.search(request)]
 
         return await self._read(search)
+
+    async def fetch(self, namespace: str, ids: Sequence[str]) -> list[Record]:
+        """Vectors come back normalised."""
+
+        def fetch() -> list[Record]:
+            shard = self._shard(namespace)
+            if shard is None or not ids:
+                return []
+            points: list[qdrant.PointId] = [_point_id(i) for i in dict.fromkeys(ids)]
+            found = shard.engine.retrieve(points, with_payload=True, with_vector=True)
+            return [_record(point) for point in found]
+
+        return await self._read(fetch)
 
     async def list_ids(self, namespace: str, prefix: str = "") -> AsyncIterator[str]:
         """Pages through the shard; a prefix that holds a document key reads that document only."""
@@ -224,6 +253,7 @@ class QdrantEdgeIndex:
         return True
 
     def _apply(self, namespace: str, job: _Job) -> None:
+        self._require_room()
         operations = job.operations()
         shard = self._shards.get(namespace)
         for operation in operations:
@@ -240,6 +270,15 @@ class QdrantEdgeIndex:
         else:
             shard.engine.flush()
             shard.unflushed = 0
+
+    def _require_room(self) -> None:
+        """Call before whatever makes the engine write. Raises TransientError."""
+        free = free_bytes(self._root)
+        if free < self._reserve_bytes:
+            raise TransientError(
+                f"the disk that holds the index has {free:,} bytes left, of which "
+                f"{self._reserve_bytes:,} are kept free: free some space on it"
+            )
 
     def _require_open(self) -> None:
         if self._closed:
@@ -267,7 +306,8 @@ class QdrantEdgeIndex:
                 return None
             _create(self._root, folder, namespace, create_dimension)
         description = _description(folder)
-        engine = qdrant.EdgeShard.load(str(folder / "shard"))
+        self._require_room()  # opening one replays its log
+        engine = _opened(folder)
         return _Shard(engine, namespace, description["dimension"], folder / "shard" / "wal")
 
     def _own(self) -> None:
@@ -298,12 +338,29 @@ class QdrantEdgeIndex:
         ids = [str(_payload(point)["id"]) for point in points]
         return [i for i in ids if i.startswith(prefix)], following
 
+    def _close_shard(self, shard: _Shard) -> None:
+        """Deleted space is reclaimed by writing what is kept once more; that needs room first.
+
+        What cannot be flushed for want of room is no loss: the log, which was synced, has it.
+        """
+        folder = shard.log.parent
+        free = free_bytes(folder)
+        if free < self._reserve_bytes:
+            with contextlib.suppress(Exception):
+                shard.engine.close()
+            return
+        needed = sum(path.stat().st_blocks * 512 for path in folder.rglob("*"))
+        if free >= needed + self._reserve_bytes:
+            shard.engine.optimize()
+        shard.engine.flush()
+        shard.engine.close()
+
     def _shut(self) -> None:
         self._writer.shutdown(wait=True)
         self._readers.shutdown(wait=True)
         try:
             for shard in self._shards.values():
-                _translated(partial(_close_shard, shard.engine))
+                _translated(partial(self._close_shard, shard))
         finally:
             self._shards.clear()
             if self._owner is not None:
@@ -311,10 +368,19 @@ class QdrantEdgeIndex:
                 self._owner = None
 
 
-def _close_shard(engine: qdrant.EdgeShard) -> None:
-    engine.optimize()
-    engine.flush()
-    engine.close()
+def _opened(folder: Path) -> qdrant.EdgeShard:
+    """A damaged shard is an outage: nothing is given up while a person mends it."""
+    try:
+        return qdrant.EdgeShard.load(str(folder / "shard"))
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a Rust panic is no Exception
+        if "WouldBlock" in str(error):
+            raise
+        raise TransientError(
+            f"the index cannot open {folder} ({error}); if that folder is damaged, remove it while "
+            "nothing runs, start again and let `bloomweaver scrub --repair` write it anew"
+        ) from error
 
 
 def _lock(path: Path) -> int:
@@ -456,19 +522,28 @@ def _point(record: Record) -> qdrant.Point:
 
 
 def _match(point: qdrant.ScoredPoint) -> Match:
-    payload = _payload(point)
-    return Match(
-        id=payload["id"],
-        # Rounding takes the cosine of equal vectors a little over 1.
-        score=max(-1.0, min(1.0, point.score)),
-        document_id=payload["document_id"],
-        generation=payload["generation"],
-        number=payload["number"],
-        doc_hash=payload["doc_hash"],
-        heading_path=tuple(payload["heading_path"]),
-        text=payload["text"],
-        metadata={_user_name(k): v if v != {} else [] for k, v in payload["metadata"].items()},
-    )
+    # Rounding takes the cosine of equal vectors a little over 1.
+    return Match(score=max(-1.0, min(1.0, point.score)), **_fields(_payload(point)))
+
+
+def _record(point: qdrant.Record) -> Record:
+    vector = np.asarray(point.vector, dtype=np.float32)
+    return Record(vector=array("f", vector.tobytes()), **_fields(_payload(point)))
+
+
+def _fields(payload: dict[str, Any]) -> dict[str, Any]:
+    """What a match and a record have in common."""
+    metadata = payload["metadata"].items()
+    return {
+        "id": payload["id"],
+        "document_id": payload["document_id"],
+        "generation": payload["generation"],
+        "number": payload["number"],
+        "doc_hash": payload["doc_hash"],
+        "heading_path": tuple(payload["heading_path"]),
+        "text": payload["text"],
+        "metadata": {_user_name(k): v if v != {} else [] for k, v in metadata},
+    }
 
 
 def _payload(point: qdrant.ScoredPoint | qdrant.Record) -> dict[str, Any]:

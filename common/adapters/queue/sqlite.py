@@ -11,7 +11,7 @@ from typing import Any
 
 from common.clock import Clock, system_clock
 from common.model import QueueName, WakeUp
-from common.ports.queue import DeadLetter, Delivery, Depth, LeaseLostError
+from common.ports.queue import CRASHES_REFUNDED, DeadLetter, Delivery, Depth, LeaseLostError
 from common.settings import Settings
 from common.storage.data_folder import DataFolder
 from common.storage.doorbell import Doorbell, Doorbells
@@ -32,7 +32,8 @@ _SCHEMA = (
         receive_count INTEGER NOT NULL,
         leased INTEGER NOT NULL,
         receipt TEXT,
-        receiver TEXT
+        receiver TEXT,
+        crashes INTEGER NOT NULL DEFAULT 0
     ) WITHOUT ROWID""",
     # Its first three columns order what is received; with all of them depth() reads nothing else.
     """CREATE INDEX IF NOT EXISTS messages_by_time
@@ -43,8 +44,14 @@ _SCHEMA = (
         body TEXT NOT NULL,
         reason TEXT NOT NULL,
         receive_count INTEGER NOT NULL,
-        died_at REAL NOT NULL
+        died_at REAL NOT NULL,
+        sent_at REAL NOT NULL DEFAULT 0
     ) WITHOUT ROWID""",
+)
+# Of the first release, that did not record them.
+_LATER_COLUMNS = (
+    ("dead_letters", "sent_at", "REAL NOT NULL DEFAULT 0"),
+    ("messages", "crashes", "INTEGER NOT NULL DEFAULT 0"),
 )
 _INSERT = """INSERT INTO messages
     (id, queue, body, sent_at, visible_at, receive_count, leased) VALUES (?, ?, ?, ?, ?, 0, 0)"""
@@ -54,30 +61,33 @@ _LEASE = """UPDATE messages SET visible_at = ?, receipt = ?, receiver = ?, lease
     receive_count = receive_count + 1 WHERE id = ?"""
 _EXTEND = "UPDATE messages SET visible_at = ? WHERE id = ? AND receipt = ?"
 _ACK = "DELETE FROM messages WHERE id = ? AND receipt = ?"
-_FREE = """UPDATE messages SET visible_at = ?, receipt = NULL, receiver = NULL, leased = 0
-    WHERE id = ? AND receipt = ?"""
+_FREE = """UPDATE messages SET visible_at = ?, receipt = NULL, receiver = NULL, leased = 0,
+    crashes = 0 WHERE id = ? AND receipt = ?"""
 _RELEASE = """UPDATE messages SET visible_at = ?, receipt = NULL, receiver = NULL,
     leased = 0, receive_count = max(receive_count - 1, 0) WHERE id = ? AND receipt = ?"""
-_BURY = """INSERT INTO dead_letters SELECT id, queue, body, ?, receive_count, ? FROM messages
+_BURY = """INSERT INTO dead_letters (id, queue, body, reason, receive_count, sent_at, died_at)
+    SELECT id, queue, body, ?, receive_count, sent_at, ? FROM messages
     WHERE id = ? AND receipt = ?"""
 # A freed message goes back to its place in line; its old receipt is worth nothing any more.
-_RECLAIM = """UPDATE messages SET visible_at = min(sent_at, ?), receipt = NULL, receiver = NULL,
-    leased = 0, receive_count = max(receive_count - ?, 0)
-    WHERE leased = 1 AND (? IS NULL OR receiver = ?)"""
+_RECLAIM = """UPDATE messages SET visible_at = min(sent_at, :now), receipt = NULL,
+    receiver = NULL, leased = 0, crashes = crashes + :refund,
+    receive_count = receive_count - (:refund AND crashes < :refunded)
+    WHERE leased = 1 AND (:receiver IS NULL OR receiver = :receiver)"""
 _DEPTH = """SELECT
     count(*) FILTER (WHERE visible_at <= :now),
     count(*) FILTER (WHERE visible_at > :now AND leased),
     count(*) FILTER (WHERE visible_at > :now AND NOT leased),
     min(sent_at) FILTER (WHERE visible_at <= :now OR NOT leased)
     FROM messages WHERE queue = :queue"""
-_DEAD = """SELECT id, queue, body, reason, receive_count, died_at FROM dead_letters
+_DEAD = """SELECT id, queue, body, reason, receive_count, sent_at, died_at FROM dead_letters
     WHERE id > ? ORDER BY id LIMIT ?"""
 _REVIVE = """INSERT INTO messages (id, queue, body, sent_at, visible_at, receive_count, leased)
     SELECT id, queue, body, ?, ?, 0, 0 FROM dead_letters WHERE id = ?"""
+_DISCARD = "DELETE FROM dead_letters WHERE id = ?"
 
 
 class SqliteQueue:
-    """Implements Queue, WatchableQueue and ReclaimingQueue in a data folder.
+    """Implements Queue, WatchableQueue, ReclaimingQueue and CapacityAware in a data folder.
 
     Messages are received in the order in which they became deliverable. A message that cannot
     be read (a newer program's) goes to the dead letters and can be redriven after an upgrade.
@@ -89,7 +99,9 @@ class SqliteQueue:
     """
 
     def __init__(self, folder: DataFolder, *, receiver: str, clock: Clock = system_clock) -> None:
-        self._database = SqliteDatabase(folder.queue_path, _SCHEMA, durable=False)
+        self._database = SqliteDatabase(
+            folder.queue_path, _SCHEMA, durable=False, later_columns=_LATER_COLUMNS
+        )
         self._doorbells = Doorbells(folder.run_path / "doorbells")
         self._receiver = receiver
         self._clock = clock
@@ -102,6 +114,9 @@ class SqliteQueue:
         self._ring_now()
         self._doorbells.close()
         await self._database.close()
+
+    async def free_bytes(self) -> int:
+        return await self._database.free_bytes()
 
     async def send(
         self, queue: QueueName, wake_ups: Sequence[WakeUp], *, delay_seconds: float = 0.0
@@ -202,9 +217,19 @@ class SqliteQueue:
         self._ring_all(queues)
         return len(queues)
 
+    async def discard(self, message_ids: Sequence[str]) -> int:
+        ids = [(message_id,) for message_id in message_ids]
+        return await self._database.write(lambda db: db.executemany(_DISCARD, ids).rowcount)
+
     async def reclaim(self, *, receiver: str | None = None, refund: bool = False) -> int:
         def reclaim(db: sqlite3.Connection) -> int:
-            return db.execute(_RECLAIM, (self._clock(), int(refund), receiver, receiver)).rowcount
+            values = {
+                "now": self._clock(),
+                "refund": int(refund),
+                "refunded": CRASHES_REFUNDED,
+                "receiver": receiver,
+            }
+            return db.execute(_RECLAIM, values).rowcount
 
         freed = await self._database.write(reclaim)
         if freed:
@@ -273,7 +298,7 @@ class SqliteQueue:
             return []
         now = self._clock()
         db.execute(_REVIVE, (now, now, message_id))
-        db.execute("DELETE FROM dead_letters WHERE id = ?", (message_id,))
+        db.execute(_DISCARD, (message_id,))
         return [row[0]]
 
     def _ring_all(self, queues: Iterable[str]) -> None:
@@ -313,7 +338,7 @@ def _only_row(cursor: sqlite3.Cursor) -> tuple[Any, ...]:
 
 
 def _dead_letter_of(row: tuple[Any, ...]) -> DeadLetter:
-    message_id, queue, body, reason, receive_count, died_at = row
+    message_id, queue, body, reason, receive_count, sent_at, died_at = row
     try:
         wake_up = wake_up_from_json(body)
     except DamagedDataError:
@@ -324,6 +349,7 @@ def _dead_letter_of(row: tuple[Any, ...]) -> DeadLetter:
         wake_up=wake_up,
         reason=reason,
         receive_count=receive_count,
+        sent_at=sent_at,
         died_at=died_at,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -11,8 +12,8 @@ from typing import Any
 
 import structlog
 
-from common.model import DocumentKey, EmbeddingProfile, Row, Status
-from common.ports.registry import NamespaceCounts, Page
+from common.model import DocumentKey, EmbeddingProfile, Event, EventKind, Row, Status
+from common.ports.registry import KEPT_EVENTS, History, NamespaceCounts, Page
 from common.settings import Settings
 from common.storage.data_folder import DataFolder
 from common.storage.sqlite_database import SqliteDatabase
@@ -30,6 +31,9 @@ __all__ = ["SqliteRegistry"]
 
 _KEYS_PER_QUERY = 500
 _CURSOR_MARK = b"after:"
+_LAST_INTEGER = 2**63 - 1
+_WRITES_PER_DROP = 50
+_EVENT_CURSOR = re.compile(r"([0-9]{1,18})\.([0-9]{1,18})")
 _LAST_CODE_POINT = "\U0010ffff"
 _LAST_BEFORE_SURROGATES = "\ud7ff"
 _FIRST_AFTER_SURROGATES = "\ue000"
@@ -55,6 +59,18 @@ _SCHEMA = (
         namespace TEXT PRIMARY KEY,
         profile TEXT NOT NULL
     )""",
+    # In the order of the writes, and of a write's events by their number.
+    """CREATE TABLE IF NOT EXISTS events (
+        namespace TEXT NOT NULL,
+        document_id TEXT NOT NULL,
+        revision INTEGER NOT NULL,
+        number INTEGER NOT NULL,
+        at REAL NOT NULL,
+        kind TEXT NOT NULL,
+        version INTEGER NOT NULL,
+        detail TEXT NOT NULL,
+        PRIMARY KEY (namespace, document_id, revision, number)
+    ) WITHOUT ROWID""",
 )
 _INSERT = """INSERT INTO rows
     (revision, status, updated_at, sweep_at, chunk_count, body, namespace, document_id)
@@ -63,7 +79,19 @@ _UPDATE = """UPDATE rows SET
     revision = ?, status = ?, updated_at = ?, sweep_at = ?, chunk_count = ?, body = ?
     WHERE namespace = ? AND document_id = ? AND revision = ?"""
 _DELETE = "DELETE FROM rows WHERE namespace = ? AND document_id = ? AND revision = ?"
+_TELL = """INSERT OR REPLACE INTO events
+    (namespace, document_id, revision, number, at, kind, version, detail)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?)"""
+_DROP_EVENTS = "DELETE FROM events WHERE namespace = ? AND document_id = ?"
+_DROP_OLD_EVENTS = """DELETE FROM events WHERE namespace = ? AND document_id = ?
+    AND revision < (SELECT revision FROM events WHERE namespace = ? AND document_id = ?
+    ORDER BY revision DESC, number DESC LIMIT 1 OFFSET ?)"""
+_HISTORY = """SELECT revision, number, at, kind, version, detail FROM events
+    WHERE namespace = ? AND document_id = ? AND (revision, number) < (?, ?)
+    ORDER BY revision DESC, number DESC LIMIT ?"""
 _GET = "SELECT body FROM rows WHERE namespace = ? AND document_id = ?"
+_IDS = """SELECT document_id FROM rows WHERE namespace = ? AND document_id > ?
+    ORDER BY document_id LIMIT ?"""
 _DUE = """SELECT body FROM rows WHERE sweep_at IS NOT NULL AND sweep_at <= ?
     ORDER BY sweep_at LIMIT ?"""
 _COUNTS = """SELECT namespace, status, count(*), sum(chunk_count) FROM rows
@@ -81,6 +109,9 @@ class SqliteRegistry:
     async def close(self) -> None:
         await self._database.close()
 
+    async def free_bytes(self) -> int:
+        return await self._database.free_bytes()
+
     async def get(self, key: DocumentKey) -> Row | None:
         found = await self._database.read(
             lambda db: db.execute(_GET, (key.namespace, key.document_id)).fetchall()
@@ -95,19 +126,41 @@ class SqliteRegistry:
         return {row.key: row for row in rows}
 
     async def put_if(self, row: Row) -> Row | None:
-        stored = replace(row, revision=row.revision + 1)
+        stored = replace(row, revision=row.revision + 1, news=())
         values = _values_of(stored)
 
         def put(db: sqlite3.Connection) -> bool:
             if row.revision == 0:
-                return db.execute(_INSERT, values).rowcount == 1
-            return db.execute(_UPDATE, (*values, row.revision)).rowcount == 1
+                done = db.execute(_INSERT, values).rowcount == 1
+            else:
+                done = db.execute(_UPDATE, (*values, row.revision)).rowcount == 1
+            if done:
+                _tell(db, stored, row.news)
+            return done
 
         return stored if await self._database.write(put) else None
 
     async def delete_if(self, row: Row) -> bool:
-        condition = (row.key.namespace, row.key.document_id, row.revision)
-        return await self._database.write(lambda db: db.execute(_DELETE, condition).rowcount == 1)
+        name = (row.key.namespace, row.key.document_id)
+
+        def delete(db: sqlite3.Connection) -> bool:
+            if db.execute(_DELETE, (*name, row.revision)).rowcount == 0:
+                return False
+            db.execute(_DROP_EVENTS, name)
+            return True
+
+        return await self._database.write(delete)
+
+    async def history(
+        self, key: DocumentKey, *, limit: int = 100, cursor: str | None = None
+    ) -> History:
+        """Raises ValueError for a cursor that no earlier page gave."""
+        before = (_LAST_INTEGER, 0) if cursor is None else _place_of(cursor)
+        values = (key.namespace, key.document_id, *before, limit + 1)
+        found = await self._database.read(lambda db: db.execute(_HISTORY, values).fetchall())
+        page = found[:limit]
+        events = [_event_of(*values) for _, _, *values in page]
+        return History(events, "{}.{}".format(*page[-1]) if len(found) > limit else None)
 
     async def scan(
         self,
@@ -125,6 +178,12 @@ class SqliteRegistry:
         rows = [row_from_json(body) for (body,) in found[:limit]]
         more = len(found) > limit
         return Page(rows, _cursor_of(rows[-1].key.document_id) if more else None)
+
+    async def document_ids(self, namespace: str, *, after: str, limit: int) -> list[str]:
+        found = await self._database.read(
+            lambda db: db.execute(_IDS, (namespace, after, limit)).fetchall()
+        )
+        return [document_id for (document_id,) in found]
 
     async def due(self, *, before: float, limit: int) -> list[Row]:
         found = await self._database.read(lambda db: db.execute(_DUE, (before, limit)).fetchall())
@@ -171,6 +230,19 @@ def _values_of(row: Row) -> tuple[Any, ...]:
         row.key.namespace,
         row.key.document_id,
     )
+
+
+def _tell(db: sqlite3.Connection, row: Row, news: Sequence[Event]) -> None:
+    """Old events are dropped at some writes only: to look at each would cost every write.
+
+    At those whether or not they tell something: a life's writes come in a rhythm.
+    """
+    name = (row.key.namespace, row.key.document_id)
+    for number, event in enumerate(news):
+        what = (event.at, event.kind.value, event.version, event.detail)
+        db.execute(_TELL, (*name, row.revision, number, *what))
+    if row.revision % _WRITES_PER_DROP == 0:
+        db.execute(_DROP_OLD_EVENTS, (*name, *name, KEPT_EVENTS - 1))
 
 
 def _queries(keys: Sequence[DocumentKey]) -> Iterator[tuple[str, list[str]]]:
@@ -226,6 +298,21 @@ def _document_id_of(cursor: str) -> str:
     except ValueError as error:
         raise ValueError(f"{cursor!r} is not a cursor that an earlier page gave") from error
     raise ValueError(f"{cursor!r} is not a cursor that an earlier page gave")
+
+
+def _event_of(at: float, kind: str, version: int, detail: str) -> Event:
+    try:
+        return Event(at, EventKind(kind), version, detail)
+    except ValueError as error:
+        raise DamagedDataError(f"not an event that this program knows: {kind!r}") from error
+
+
+def _place_of(cursor: str) -> tuple[int, int]:
+    """The revision and the number of an event."""
+    found = _EVENT_CURSOR.fullmatch(cursor)
+    if found is None:
+        raise ValueError(f"{cursor!r} is not a cursor that an earlier page gave")
+    return int(found[1]), int(found[2])
 
 
 def _readable(body: str) -> Row | None:

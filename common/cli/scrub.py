@@ -1,0 +1,186 @@
+"""`bloomweaver scrub`: asks the running service, or opens the data folder that nobody has open."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import aclosing, contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from common.cli.client import Client
+from common.cli.output import Output, counted, plain, service_url, shorten
+from common.cli.problems import (
+    JSON,
+    ApiError,
+    CommandError,
+    ExitCode,
+    Problem,
+    UnreachableError,
+    WrongUsageError,
+)
+
+GROUP = "bloomweaver.offline"
+ROWS_SHOWN = 200
+
+OnProgress = Callable[[JSON], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScrubOptions:
+    """What the command line says. A `url` or a `data_dir` says which of the two is meant; without
+    either the service is asked first."""
+
+    namespace: str | None = None
+    repair: bool = False
+    url: str | None = None
+    data_dir: Path | None = None
+
+
+async def scrub_command(options: ScrubOptions, out: Output) -> int:
+    with _progress(out) as progress:
+        report = await _scrub(options, out, progress)
+    out.json(report)
+    _show(report, out)
+    return ExitCode.DONE if report["clean"] else ExitCode.FAILED
+
+
+async def _scrub(options: ScrubOptions, out: Output, progress: OnProgress) -> JSON:
+    if options.data_dir is not None and options.url is None:
+        return await _open(options, progress)
+    try:
+        return await _ask(service_url(options.url), options, progress)
+    except UnreachableError as error:
+        folder = None if options.url else _data_folder(options)
+        if folder is None:
+            raise
+        out.note(f"no service answers ({error.reason}): opening {folder}")
+        return await _open(options, progress)
+
+
+async def _ask(url: str, options: ScrubOptions, progress: OnProgress) -> JSON:
+    """The service's report. Raises ApiError, UnreachableError."""
+    began = False
+    try:
+        async with Client(url) as client:
+            lines = client.scrub(namespace=options.namespace, repair=options.repair)
+            async with aclosing(lines):
+                async for line in lines:
+                    began = True
+                    if report := _taken(line, progress):
+                        return report
+    except UnreachableError as error:
+        if began:
+            raise CommandError(f"the service went away meanwhile ({error.reason})") from error
+        raise
+    raise CommandError("the answer ended before the report")
+
+
+def _taken(line: JSON, progress: OnProgress) -> JSON | None:
+    """The report, if the line has it."""
+    if "error" in line:
+        raise ApiError(Problem.from_json(line["error"]))
+    if line.get("progress"):
+        progress(line["progress"])
+    return line.get("report")
+
+
+def _data_folder(options: ScrubOptions) -> Path | None:
+    """The folder the settings name, if there is one."""
+    from common.cli.configuration import load_settings
+
+    folder = load_settings({"data_dir": options.data_dir}).data_dir
+    return folder if (folder / "FORMAT").exists() else None
+
+
+async def _open(options: ScrubOptions, progress: OnProgress) -> JSON:
+    """Scrub the data folder in this process. Raises CommandError."""
+    from common.cli.configuration import load_settings
+    from common.ports.errors import PortError
+    from common.scrubbing import NoSuchNamespaceError, report_to_json
+
+    settings = load_settings({"data_dir": options.data_dir})
+    if _data_folder(options) is None:
+        raise WrongUsageError(f"{settings.data_dir} is not a data folder")
+    try:
+        report = await _offline_scrub()(
+            settings,
+            namespace=options.namespace,
+            repair=options.repair,
+            progress=lambda so_far: progress(asdict(so_far)),
+        )
+    except (PortError, NoSuchNamespaceError) as error:
+        raise CommandError(str(error)) from error
+    return report_to_json(report)
+
+
+def _offline_scrub() -> Callable[..., Any]:
+    """Found by name: `common` does not import the packages that import it."""
+    for entry in entry_points(group=GROUP, name="scrub"):
+        found: Callable[..., Any] = entry.load()
+        return found
+    raise WrongUsageError(
+        "this installation cannot open a data folder; install it again with `pip install -e .`"
+    )
+
+
+@contextmanager
+def _progress(out: Output) -> Iterator[OnProgress]:
+    with out.progress() as display:
+        task = display.add_task("documents", total=None)
+
+        def update(so_far: JSON) -> None:
+            display.update(
+                task, completed=so_far["documents_checked"], total=so_far["documents_total"]
+            )
+
+        yield update
+
+
+# --- the report ----------------------------------------------------------------------------------
+
+
+def _show(report: JSON, out: Output) -> None:
+    seen = counted(report["documents_checked"], "document")
+    records = counted(report["records_checked"], "record")
+    out.say(f"{seen} and {records} compared in {report['took_seconds']:.1f} s")
+    if moving := report["documents_in_motion"]:
+        out.say(f"{counted(moving, 'document')} changed at every look and were not judged")
+    total, repaired = report["findings_total"], report["repaired_total"]
+    if not total:
+        out.say("nothing is wrong", "green")
+        return
+    _show_findings(report, out)
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(report["counts"].items()))
+    out.say(f"{counted(total, 'finding')} ({kinds}), {repaired:,} repaired", "bold")
+    if any(f["repairable"] and not f["repaired"] for f in report["findings"]):
+        out.say("`bloomweaver scrub --repair` mends what can be mended")
+
+
+def _show_findings(report: JSON, out: Output) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("namespace", "document", "finding", "records", "state", "detail",
+                  box=None, pad_edge=False)  # fmt: skip
+    findings = report["findings"]
+    for finding in findings[:ROWS_SHOWN]:
+        table.add_row(
+            plain(finding["namespace"]),
+            Text(plain(finding["document_id"] or "—"), overflow="fold"),
+            finding["kind"].replace("_", " "),
+            str(finding["record_count"] or ""),
+            Text(*_state(finding)),
+            Text(shorten(finding["detail"], 300), overflow="fold"),
+        )
+    out.table(table)
+    if (hidden := report["findings_total"] - min(len(findings), ROWS_SHOWN)) > 0:
+        out.say(f"… and {hidden:,} more; see --json")
+
+
+def _state(finding: JSON) -> tuple[str, str]:
+    """A word and its style."""
+    if finding["repaired"]:
+        return "repaired", "green"
+    return ("repairable", "yellow") if finding["repairable"] else ("needs you", "bold red")

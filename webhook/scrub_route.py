@@ -1,0 +1,162 @@
+"""/v1/scrub: compare the index with registry and packs, and tell how far it is meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import asdict
+from typing import Any
+
+from aiohttp import web
+
+from common.scrubbing import (
+    NoSuchNamespaceError,
+    ScrubBusyError,
+    ScrubProgress,
+    ScrubService,
+    report_to_json,
+)
+from webhook.bodies import read_json, refuse_unknown_parameters
+from webhook.feed import NDJSON_TYPES, STOPPING_SIGNAL
+from webhook.problems import (
+    INVALID_FIELD,
+    NOT_FOUND,
+    SCRUB_RUNNING,
+    SCRUB_UNAVAILABLE,
+    STOPPING,
+    Problem,
+    problem_of,
+)
+from webhook.services import SERVICES, Services
+from webhook.validation import namespace_of, refuse_unknown
+
+PROGRESS_SECONDS = 1.0
+NO_INDEX = "the index lives in another process: send this to the one that `bloomweaver up` runs"
+
+
+async def get_scrub(request: web.Request) -> web.Response:
+    """The last scrub's report; null before there was one."""
+    refuse_unknown_parameters(request, frozenset())
+    service = _service_of(request.app[SERVICES])
+    report = None if service.last is None else report_to_json(service.last)
+    return web.json_response({"running": service.running, "report": report})
+
+
+async def post_scrub(request: web.Request) -> web.StreamResponse:
+    """Lines of progress, then one with the report. A client that goes away cancels the scrub:
+    what was repaired by then stays repaired."""
+    services = request.app[SERVICES]
+    service = _service_of(services)
+    namespace, repair = await _wanted(request, services)
+    stopping = asyncio.ensure_future(request.app[STOPPING_SIGNAL].wait())
+    scrub = _Scrub(service, namespace, repair)
+    try:
+        await scrub.begun(stopping)
+        response = web.StreamResponse(headers={"Content-Type": NDJSON_TYPES[0]})
+        await response.prepare(request)
+        lines = _Lines(request, response, services.settings.request_timeout_seconds)
+        while await scrub.goes_on(stopping):
+            await lines.send({"progress": scrub.progress and asdict(scrub.progress)})
+        await lines.send(scrub.end(stopping))
+        return response
+    finally:
+        stopping.cancel()
+        await scrub.cancel()
+
+
+class _Scrub:
+    """A scrub as a task, and how far it is."""
+
+    def __init__(self, service: ScrubService, namespace: str | None, repair: bool) -> None:
+        self.progress: ScrubProgress | None = None
+        self._first = asyncio.Event()
+        self._task = asyncio.create_task(
+            service(namespace=namespace, repair=repair, progress=self._tell), name="scrub"
+        )
+
+    def _tell(self, progress: ScrubProgress) -> None:
+        self.progress = progress
+        self._first.set()
+
+    async def begun(self, stopping: asyncio.Future[Any]) -> None:
+        """Raises what kept it from beginning, so that the answer's status can say so."""
+        first = asyncio.ensure_future(self._first.wait())
+        await asyncio.wait((first, self._task, stopping), return_when=asyncio.FIRST_COMPLETED)
+        first.cancel()
+        if self._task.done() and (error := self._task.exception()) is not None:
+            raise _problem_of(error)
+        if not self._task.done() and stopping.done():
+            raise _stopping()
+
+    async def goes_on(self, stopping: asyncio.Future[Any]) -> bool:
+        """After a while, or at its end."""
+        await asyncio.wait(
+            (self._task, stopping),
+            timeout=PROGRESS_SECONDS,
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+        return not self._task.done() and not stopping.done()
+
+    def end(self, stopping: asyncio.Future[Any]) -> dict[str, Any]:
+        if not self._task.done():
+            return {"error": _stopping().body()}
+        error = self._task.exception()
+        if error is not None:
+            return {"error": _problem_of(error).body()}
+        return {"report": report_to_json(self._task.result())}
+
+    async def cancel(self) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+
+class _Lines:
+    """An answer as NDJSON. A client that reads nothing for so long is taken for gone."""
+
+    def __init__(
+        self, request: web.Request, response: web.StreamResponse, timeout_seconds: float
+    ) -> None:
+        self._request = request
+        self._response = response
+        self._timeout_seconds = timeout_seconds
+
+    async def send(self, value: dict[str, Any]) -> None:
+        data = await asyncio.to_thread(json.dumps, value)
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                await self._response.write(data.encode() + b"\n")
+        except TimeoutError:
+            if self._request.transport is not None:
+                self._request.transport.abort()
+            raise ConnectionAbortedError("the client does not read the progress") from None
+
+
+def _service_of(services: Services) -> ScrubService:
+    if services.scrub is None:
+        raise Problem(SCRUB_UNAVAILABLE, NO_INDEX)
+    return services.scrub
+
+
+async def _wanted(request: web.Request, services: Services) -> tuple[str | None, bool]:
+    """Namespace (None: all) and whether to repair. Raises Problem."""
+    refuse_unknown_parameters(request, frozenset())
+    value = await read_json(request, services.settings)
+    refuse_unknown(value, frozenset({"namespace", "repair"}))
+    namespace, repair = value.get("namespace"), value.get("repair")
+    if repair is not None and not isinstance(repair, bool):
+        raise Problem(INVALID_FIELD, "repair must be true or false", field="repair")
+    return None if namespace is None else namespace_of(namespace, services.settings), bool(repair)
+
+
+def _problem_of(error: BaseException) -> Problem:
+    if isinstance(error, ScrubBusyError):
+        return Problem(SCRUB_RUNNING, str(error))
+    if isinstance(error, NoSuchNamespaceError):
+        return Problem(NOT_FOUND, str(error), field="namespace")
+    if isinstance(error, Exception):
+        return problem_of(error)
+    raise error
+
+
+def _stopping() -> Problem:
+    return Problem(STOPPING, "the service is stopping; what was repaired stays repaired")
