@@ -1,6 +1,6 @@
 # Everything a newcomer needs is behind these names; each sets up what it needs, once.
 .DEFAULT_GOAL := help
-.PHONY: help demo up test quick check bench format clean
+.PHONY: help demo up test quick check simulate bench format clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -10,7 +10,7 @@ export TOKENIZERS_PARALLELISM := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 help: ## Show this list
-	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("BloomWeaver needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; set PYTHON=/path/to/python3.11")'
@@ -37,6 +37,10 @@ check: $(READY) ## ruff, mypy --strict, import-linter, deptry
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/deptry .
+
+SEEDS ?= 20000
+simulate: $(READY) ## Whole installations under faults: make simulate SEEDS=1000000
+	$(BIN)/python -m tests.simulation --seeds $(SEEDS)
 
 bench: $(READY) ## Measure throughput, freshness, accept, memory; prints one table
 	$(BIN)/python -m tests.bench

@@ -1,0 +1,201 @@
+"""What truly happened, seen from outside of every process, and the invariants held against it.
+
+The numbers are those of DESIGN's invariants: (1) the index shows the last accepted version,
+(2) nothing leaks, (3) every accepted change is applied, superseded or FAILED with its reason in
+the dead-letter queue, (4) readers never see a mix, (5) versions become visible in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from common.model import Applied, Desired, DocumentKey, QueueName, Record, Row, Status, WakeUp
+from common.transitions import Outcome
+from webhook.accept import Accepted
+from webhook.search import Hit
+
+Shown = tuple[tuple[int, str, str], ...]
+"""A version as readers see it: (chunk, text, metadata) in document order."""
+
+
+class Violation(Exception):  # noqa: N818 - it is what was found, not what went wrong in the finder
+    """An invariant does not hold. `key` names the document whose story tells why."""
+
+    def __init__(self, invariant: str, key: DocumentKey | None, text: str) -> None:
+        super().__init__(f"{invariant}: {text}")
+        self.key = key
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """From step `since` on, `applied` was what the row said."""
+
+    since: int
+    life: int
+    applied: Applied
+
+
+@dataclass(slots=True)
+class Story:
+    """One document's history: its accepted versions by (life, version), its applied moments."""
+
+    life: int = 1
+    accepted: dict[tuple[int, int], Desired] = field(default_factory=dict)
+    moments: list[Moment] = field(default_factory=lambda: [Moment(0, 0, Applied())])
+    newest_sent: int = 0
+    row: Row | None = None
+
+
+@dataclass(slots=True)
+class Ledger:
+    """`step` tells the moment; `chunks_of` the chunk texts of a blob's true content."""
+
+    step: Callable[[], int]
+    chunks_of: Callable[[str], Sequence[str]]
+    stories: dict[DocumentKey, Story] = field(default_factory=dict)
+    writers: dict[str, str] = field(default_factory=dict)
+    seen: dict[tuple[int, DocumentKey], tuple[int, int]] = field(default_factory=dict)
+
+    def story(self, key: DocumentKey) -> Story:
+        return self.stories.setdefault(key, Story())
+
+    # --- what the stores report ---------------------------------------------------------------
+
+    def row_written(self, before: Row | None, after: Row | None) -> None:
+        row = after or before
+        assert row
+        story = self.story(row.key)
+        story.row = after
+        if after is None:
+            story.moments.append(Moment(self.step(), story.life, Applied()))
+            story.life += 1
+            story.newest_sent = 0
+            return
+        if before is None or before.desired.version != after.desired.version:
+            story.accepted[story.life, after.desired.version] = after.desired
+        if before is not None and before.applied.version > after.applied.version:
+            raise Violation("versions in order", row.key, f"{before.applied} then {after.applied}")
+        if before is None or before.applied != after.applied:
+            story.moments.append(Moment(self.step(), story.life, after.applied))
+
+    def message_sent(self, queue: QueueName, wake_up: WakeUp) -> None:
+        story = self.story(wake_up.key)
+        story.newest_sent = max(story.newest_sent, wake_up.version)
+
+    def records_written(self, records: Sequence[Record]) -> None:
+        for record in records:
+            first = self.writers.setdefault(record.id, record.doc_hash)
+            if first != record.doc_hash:
+                raise Violation(
+                    "ids are never reused", None, f"{record.id} of {record.document_id} again"
+                )
+
+    # --- what clients were told ---------------------------------------------------------------
+
+    def answered(self, accepted: Accepted, says: Callable[[Desired], bool]) -> None:
+        """(3) What was answered 202 is durable, and its wake-up was sent before."""
+        story = self.story(accepted.key)
+        lives = range(max(story.life - 1, 1), story.life + 1)
+        known = [story.accepted.get((life, accepted.version)) for life in lives]
+        if accepted.outcome is Outcome.ACCEPTED and not any(d and says(d) for d in known):
+            raise Violation(
+                "accepted is durable", accepted.key, f"version {accepted.version} is nowhere"
+            )
+        row = story.row
+        waits = row is not None and row.behind and row.desired.version == accepted.version
+        unsent = waits and story.newest_sent < accepted.version
+        if unsent and accepted.outcome is not Outcome.SUPERSEDED:
+            raise Violation("sent before answered", accepted.key, f"{accepted}: nobody woken")
+
+    def searched(self, reader: int, since: int, hits: Sequence[Hit], *, complete: bool) -> None:
+        """(4) and (5) Every document as it was committed at some moment of the search."""
+        for key, story in self.stories.items():
+            found = [hit for hit in hits if hit.document_id == key.document_id]
+            moments = _during(story.moments, since)
+            fitting = [m for m in moments if self._fits(story, m, found, complete=complete)]
+            if not fitting:
+                raise Violation("readers never see a mix", key, self._mix(story, moments, found))
+            if found:
+                newest = (fitting[-1].life, fitting[-1].applied.version)
+                if newest < self.seen.get((reader, key), (0, 0)):
+                    raise Violation("versions in order", key, f"a reader saw {newest} again")
+                oldest = (fitting[0].life, fitting[0].applied.version)
+                self.seen[reader, key] = max(oldest, self.seen.get((reader, key), (0, 0)))
+
+    def _fits(self, story: Story, moment: Moment, found: Sequence[Hit], *, complete: bool) -> bool:
+        expected = self.shown(story, moment)
+        if any(hit.version != moment.applied.version for hit in found):
+            return False
+        seen = sorted((hit.chunk, hit.text, repr(hit.metadata)) for hit in found)
+        if complete:
+            return seen == list(expected)
+        return set(seen) <= set(expected) and len(seen) == len(set(seen))
+
+    def shown(self, story: Story, moment: Moment) -> Shown:
+        """What readers see while `moment` lasts."""
+        if not moment.applied.manifest:
+            return ()
+        desired = story.accepted[moment.life, moment.applied.version]
+        return self.content_of(desired)
+
+    def content_of(self, desired: Desired) -> Shown:
+        if desired.tombstone:
+            return ()
+        metadata = repr(desired.metadata)
+        texts = self.chunks_of(desired.blob_key)
+        return tuple((place, text, metadata) for place, text in enumerate(texts))
+
+    def _mix(self, story: Story, moments: Sequence[Moment], found: Sequence[Hit]) -> str:
+        seen = [(h.version, h.chunk, h.text) for h in found]
+        right = [(m.applied.version, self.shown(story, m)) for m in moments]
+        return f"saw {seen}, right were {right}"
+
+
+def _during(moments: Sequence[Moment], since: int) -> list[Moment]:
+    """The moments that had not ended at step `since`."""
+    first = max(i for i, m in enumerate(moments) if m.since <= since)
+    return list(moments[first:])
+
+
+def check_end(
+    ledger: Ledger,
+    records: dict[str, Record],
+    rows: Iterable[Row],
+    failed: dict[DocumentKey, str],
+    manifest_ids: Callable[[Row], list[str]],
+) -> None:
+    """(1), (2) and (3) once everything is quiet. `failed` tells the dead letters' reasons."""
+    named: set[str] = set()
+    for row in rows:
+        _check_row(row, failed)
+        ids = manifest_ids(row)
+        named |= set(ids)
+        missing = [i for i in ids if i not in records]
+        if missing:
+            raise Violation("index shows the last version", row.key, f"missing {missing}")
+        story = ledger.story(row.key)
+        moment = Moment(0, story.life, row.applied)
+        held = tuple((n, records[i].text, repr(records[i].metadata)) for n, i in enumerate(ids))
+        if held != ledger.shown(story, moment):
+            raise Violation("index shows the last version", row.key, f"{held}")
+        last = max(version for life, version in story.accepted if life == story.life)
+        if row.desired.version != last:
+            raise Violation("index shows the last version", row.key, f"not {last}: {row.desired}")
+    stray = set(records) - named
+    if stray:
+        record = records[min(stray)]
+        key = next((r.key for r in rows if r.key.document_id == record.document_id), None)
+        raise Violation("nothing leaks", key, f"records nobody names: {sorted(stray)}")
+
+
+def _check_row(row: Row, failed: dict[DocumentKey, str]) -> None:
+    if row.garbage:
+        raise Violation("nothing leaks", row.key, f"garbage left: {row.garbage}")
+    if row.status is Status.FAILED:
+        if row.key not in failed or not row.error:
+            raise Violation("applied or dead-lettered", row.key, f"FAILED, no letter: {row.error}")
+    elif row.behind:
+        raise Violation("applied or dead-lettered", row.key, f"{row.status} and behind")
+    if row.desired.tombstone and not row.behind and row.applied.manifest:
+        raise Violation("index shows the last version", row.key, "deleted, and still shown")
