@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -11,7 +12,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,10 @@ class Service:
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = folder / "up.log"
         self._settings = {f"BLOOMWEAVER_{k.upper()}": str(v) for k, v in settings.items()}
+        self.more_environment: Mapping[str, str] = {}
+        self.run_by: Sequence[str] = ()
+        """A command that is to run `up`, as `strace` does."""
+        self._groups: set[int] = set()
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -56,21 +61,27 @@ class Service:
             "BLOOMWEAVER_URL": self.url,
             "BLOOMWEAVER_LOG_FORMAT": "json",
             **self._settings,
+            **self.more_environment,
         }
 
     def command(self, *arguments: str) -> list[str]:
         return [sys.executable, "-W", "ignore", "-m", "common.cli.main", *arguments]
 
     def start(self) -> None:
+        self.launch()
+        wait_until("the service is ready", self._ready)
+
+    def launch(self) -> None:
+        """Start it and leave it to itself."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                self.command("up"),
+                [*self.run_by, *self.command("up")],
                 env=self.environment,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
-        wait_until("the service is ready", self._ready)
+        self._groups.add(self.process.pid)
 
     def _ready(self) -> bool:
         assert self.process
@@ -99,6 +110,13 @@ class Service:
     def close(self) -> None:
         if self.process and self.process.poll() is None:
             self.kill_group()
+        for pid in self.alive():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def alive(self) -> list[int]:
+        """Every `up` and worker that was started here and lives, also those of earlier starts."""
+        return [pid for pid in _pids() if _group_of(pid) in self._groups]
 
     def workers(self) -> list[int]:
         """Process ids of the embedding workers."""
@@ -145,6 +163,20 @@ class Service:
             if namespace["namespace"] == "default":
                 return dict(namespace["documents"])
         return {}
+
+
+def _pids() -> list[int]:
+    """None where there is no /proc."""
+    return sorted(int(entry.name) for entry in Path("/proc").glob("[0-9]*"))
+
+
+def _group_of(pid: int) -> int | None:
+    """Its process group; None when it is dead, also while its parent has not looked yet."""
+    try:
+        state, _, group = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:3]
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if state in "ZX" else int(group)
 
 
 def running(folder: Path, **settings: object) -> Iterator[Service]:
