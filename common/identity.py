@@ -18,6 +18,7 @@ def sha256_hex(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+@lru_cache(maxsize=16_384)
 def document_key(key: DocumentKey) -> str:
     """26 ASCII characters (130 bits) that stand for any Unicode document id in any index."""
     digest = hashlib.sha256(f"{key.namespace}\0{key.document_id}".encode()).digest()

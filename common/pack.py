@@ -13,7 +13,7 @@ import struct
 import sys
 import zlib
 from array import array
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from common.model import MetadataValue, Vector
 
@@ -57,11 +57,14 @@ class Pack:
     vectors: tuple[Vector[float], ...]
 
 
+_CHUNK_FIELDS = PackedChunk.__slots__
+
+
 def encode(pack: Pack) -> bytes:
     header = {
         name: getattr(pack, name) for name in Pack.__slots__ if name not in ("chunks", "vectors")
     }
-    header["chunks"] = [asdict(chunk) for chunk in pack.chunks]
+    header["chunks"] = [{name: getattr(c, name) for name in _CHUNK_FIELDS} for c in pack.chunks]
     text = zlib.compress(json.dumps(header, ensure_ascii=False).encode(), level=3)
     vectors = b"".join(_little_endian(vector).tobytes() for vector in pack.vectors)
     body = b"".join([MAGIC, struct.pack("<I", len(text)), text, vectors])

@@ -244,6 +244,8 @@ class Consumer:
     async def _beat(self) -> None:
         while True:
             await asyncio.sleep(self.visibility_seconds / HEARTBEATS_PER_VISIBILITY)
+            if not self._in_hand:
+                continue
             beats = [self._extend(t, d, lease) for t, (d, lease) in self._in_hand.items()]
             for result in await asyncio.gather(*beats, return_exceptions=True):
                 if isinstance(result, Exception):

@@ -12,6 +12,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import structlog
+from prometheus_client.metrics import MetricWrapperBase
+
+from common import telemetry
 
 SEEDS_A_TASK = 50
 
@@ -64,11 +67,27 @@ def run_seeds(
         yield from pool.imap(work, tasks)
 
 
+class _Nothing:
+    """A metric that is not kept."""
+
+    def labels(self, *_: str) -> _Nothing:
+        return self
+
+    def inc(self, amount: float = 1) -> None:
+        return None
+
+    def observe(self, amount: float) -> None:
+        return None
+
+
 def quieten() -> None:
-    """Logs cost more than the runs; cycles are collected rarely, since worlds are small."""
+    """Logs and metrics cost more than the runs; cycles are collected rarely: worlds are small."""
     critical = structlog.make_filtering_bound_logger(50)
     import tests.simulation.mutants  # noqa: F401 - all modules, before the collector is told
 
     structlog.configure(wrapper_class=critical, cache_logger_on_first_use=True)
+    for name, metric in vars(telemetry).items():
+        if isinstance(metric, MetricWrapperBase):
+            setattr(telemetry, name, _Nothing())
     gc.set_threshold(100_000, 20, 20)
     gc.freeze()

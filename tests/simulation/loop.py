@@ -27,11 +27,12 @@ _Entry = tuple[Callable[..., object], tuple[Any, ...], contextvars.Context]
 class Process:
     """What lives and dies together. `skew_seconds` is how far its wall clock is off."""
 
-    __slots__ = ("alive", "context", "name", "paused", "ready", "skew_seconds")
+    __slots__ = ("alive", "context", "name", "paused", "ready", "skew_seconds", "slept_seconds")
 
     def __init__(self, name: str, skew_seconds: float = 0.0) -> None:
         self.name = name
         self.skew_seconds = skew_seconds
+        self.slept_seconds = 0.0
         self.ready: deque[_Entry] = deque()
         self.paused = False
         self.alive = True
@@ -141,17 +142,8 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
         while timers and timers[0][0] <= self._now:
             timer = heapq.heappop(timers)[2]
             if not timer.cancelled:
-                self._push(timer.fire, (), timer.context)
+                self.call_soon(timer.fire, context=timer.context)
         return True
-
-    def _push(
-        self, callback: Callable[..., object], args: tuple[Any, ...], context: contextvars.Context
-    ) -> None:
-        process = context[_PROCESS]
-        ready = process.ready
-        if not ready and process.alive and not process.paused:
-            self._runnable.append(process)
-        ready.append((callback, args, context))
 
     # --- processes --------------------------------------------------------------------------
 
@@ -205,7 +197,13 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
         *args: Any,
         context: contextvars.Context | None = None,
     ) -> None:
-        self._push(callback, args, context or contextvars.copy_context())
+        if context is None:
+            context = contextvars.copy_context()
+        process = context[_PROCESS]
+        ready = process.ready
+        if not ready and process.alive and not process.paused:
+            self._runnable.append(process)
+        ready.append((callback, args, context))
 
     call_soon_threadsafe = call_soon  # type: ignore[assignment]
 

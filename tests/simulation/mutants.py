@@ -93,6 +93,8 @@ def _no_registration() -> Iterator[None]:
     with (
         mock.patch.object(workers.apply, "begin", _begin_unregistered),
         mock.patch.object(workers.apply, "commit", _commit_with(own=True)),
+        mock.patch.object(workers.apply._AttemptLease, "__init__", _no_attempt),
+        mock.patch.object(workers.apply._AttemptLease, "keep", _no_keep),
     ):
         yield
 
@@ -180,6 +182,10 @@ async def _no_sweep(self: object) -> int:
 
 
 def _no_check(self: object) -> None:
+    return None
+
+
+def _no_attempt(self: object, *_: object) -> None:
     return None
 
 

@@ -7,6 +7,8 @@ What was sent is on its way whether its sender lives or not.
 from __future__ import annotations
 
 import asyncio
+import heapq
+import itertools
 import random
 import types
 from collections import Counter
@@ -62,6 +64,9 @@ class Network:
         self.calm = False
         self.over = False
         self.under_way = 0
+        self._calls = 0
+        self._numbers = itertools.count()
+        self._alarms: list[tuple[int, int, asyncio.Future[None]]] = []
         self.faults: Counter[str] = Counter()
         self.trace: Callable[[str], None] | None = None
         self.struck: Callable[[Process], None] | None = None
@@ -79,9 +84,14 @@ class Network:
 
     async def call(self, name: str, effect: Effect[T]) -> T:
         """Raises TransientError for what goes wrong on the way."""
-        self.check()
+        if self.over:
+            raise asyncio.CancelledError
         await turn()
-        self.check()
+        if self.over:
+            raise asyncio.CancelledError
+        self._calls += 1
+        if self._alarms and self._alarms[0][0] <= self._calls:
+            self._ring()
         draw = 1.0 if self.calm else self.random.random()
         if draw < self._trouble:
             return await self._troubled(name, effect, draw)
@@ -89,6 +99,20 @@ class Network:
         await turn()
         self.check()
         return result
+
+    async def calls_later(self, count: int) -> None:
+        """Return after so many calls of anybody, in the middle of what they are doing; or after a
+        second in which nobody had anything to do."""
+        alarm: asyncio.Future[None] = self.loop.create_future()
+        heapq.heappush(self._alarms, (self._calls + count, next(self._numbers), alarm))
+        self.later(1.0, _answer, alarm, None)
+        await alarm
+
+    def _ring(self) -> None:
+        while self._alarms and self._alarms[0][0] <= self._calls:
+            alarm = heapq.heappop(self._alarms)[2]
+            if not alarm.done():
+                alarm.set_result(None)
 
     def later(self, seconds: float, callback: Callable[..., object], *args: object) -> None:
         """Call back outside of every process that can die."""

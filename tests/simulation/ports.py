@@ -28,6 +28,7 @@ from tests.fakes.embedder import WordCounter
 from tests.fakes.queue import MemoryQueue
 from tests.fakes.registry import MemoryRegistry
 from tests.simulation.index import LaggingIndex
+from tests.simulation.loop import current_process
 from tests.simulation.network import Network, now
 
 POISON = "poison"
@@ -216,23 +217,29 @@ class FaultyIndex:
         index: LaggingIndex,
         partial: float,
         wrote: Callable[[Sequence[Record]], None],
+        excused: set[str],
     ) -> None:
         self._network, self._index = network, index
         self._partial = partial
         self._wrote = wrote
+        self._excused = excused
 
     async def upsert(self, namespace: str, records: Sequence[Record]) -> FreshnessToken:
-        net = self._network
+        net, process = self._network, current_process()
+        slept_seconds = process.slept_seconds
+
+        async def upsert(part: Sequence[Record]) -> FreshnessToken:
+            if process.slept_seconds > slept_seconds:
+                self._excused.update(record.id for record in part)
+            self._wrote(part)
+            return await self._index.upsert(namespace, part)
+
         if net.chance(self._partial):
             net.tell("upsert in part")
-            part = records[: net.random.randrange(len(records))]
-            await net.call("upsert", lambda: self._upsert(namespace, part))
+            some = records[: net.random.randrange(len(records))]
+            await net.call("upsert", lambda: upsert(some))
             raise TransientError("upsert: a part of it")
-        return await net.call("upsert", lambda: self._upsert(namespace, records))
-
-    async def _upsert(self, namespace: str, records: Sequence[Record]) -> FreshnessToken:
-        self._wrote(records)
-        return await self._index.upsert(namespace, records)
+        return await net.call("upsert", lambda: upsert(records))
 
     async def wait_visible(
         self, namespace: str, token: FreshnessToken, *, timeout_seconds: float
