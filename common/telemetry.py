@@ -142,6 +142,12 @@ class _UnfailingStream:
             self._stream.flush()
 
 
+_TRACEBACKS = structlog.processors.ExceptionRenderer(
+    # Without the values of variables: they hold documents, vectors and secrets.
+    structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+)
+
+
 def configure_logging(log_format: str, log_level: str) -> None:
     """structlog to standard error: one JSON object a line, or readable lines for a console."""
     renderer: structlog.types.Processor
@@ -154,7 +160,7 @@ def configure_logging(log_format: str, log_level: str) -> None:
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.dict_tracebacks
+            _TRACEBACKS
             if log_format == "json"
             else structlog.processors.format_exc_info,
             renderer,

@@ -54,16 +54,17 @@ class Consumer:
     _alone: bool = False
     _outage: Outage = field(default_factory=Outage)
     _failed_receives: int = 0
+    _heartbeat: asyncio.Task[None] | None = None
     _in_hand: dict[asyncio.Task[None], tuple[Delivery, Lease]] = field(default_factory=dict)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop` is set; then finish what is in hand, or hand it back."""
-        heartbeat = asyncio.create_task(self._beat())
         try:
             await self._fetch(stop)
             await self._drain()
         finally:
-            await _cancel([*self._in_hand, heartbeat])
+            heartbeat = [self._heartbeat] if self._heartbeat else []
+            await _cancel([*self._in_hand, *heartbeat])
 
     async def _fetch(self, stop: asyncio.Event) -> None:
         stopped = asyncio.create_task(stop.wait())
@@ -122,7 +123,8 @@ class Consumer:
             await _first_of(stopped, receive)
             return receive.result() if receive.done() else []
         finally:
-            await _cancel([receive])
+            if not receive.done():
+                await _cancel([receive])
 
     async def _long_poll(self, limit: int) -> list[Delivery]:
         try:
@@ -152,6 +154,8 @@ class Consumer:
             telemetry.QUEUE_AGE_SECONDS.labels(self.name.value).observe(max(age, 0.0))
         task = asyncio.create_task(self._work(delivery, lease))
         self._in_hand[task] = (delivery, lease)
+        if self._heartbeat is None or self._heartbeat.done():
+            self._heartbeat = asyncio.create_task(self._beat())
         task.add_done_callback(lambda done: self._in_hand.pop(done, None))
 
     async def _work(self, delivery: Delivery, lease: Lease) -> None:
@@ -242,10 +246,9 @@ class Consumer:
             await asyncio.wait(list(self._in_hand), timeout=self.drain_seconds)
 
     async def _beat(self) -> None:
-        while True:
+        """For as long as something is in hand: an idle consumer has nothing to keep."""
+        while self._in_hand:
             await asyncio.sleep(self.visibility_seconds / HEARTBEATS_PER_VISIBILITY)
-            if not self._in_hand:
-                continue
             beats = [self._extend(t, d, lease) for t, (d, lease) in self._in_hand.items()]
             for result in await asyncio.gather(*beats, return_exceptions=True):
                 if isinstance(result, Exception):

@@ -176,7 +176,7 @@ def draw_plan(drawn: random.Random) -> Plan:
         damage=maybe(0.25, 1.0),
         lost_content=drawn.random() < 0.15,
         poison=0.15 if drawn.random() < 0.15 else 0.0,
-        naps=drawn.random() < 0.06,
+        naps=drawn.random() < 0.02,
         lease_seconds=drawn.choice((10.0, 30.0)),
         busy=busy,
         strikes=maybe(0.5, 0.08),
@@ -656,7 +656,7 @@ class World:
         """When the writers are done the faults end; when all is quiet the run ends."""
         await self.written.wait()
         self.network.calm = True  # who sleeps goes on sleeping, and wakes into a calm world
-        await asyncio.sleep(20)
+        await asyncio.sleep(3)
         await self._mend_content()
         await self._redrive()
         await self._until_quiet()
@@ -709,7 +709,7 @@ class World:
 
     async def _until_quiet(self) -> None:
         while True:
-            await asyncio.sleep(5)
+            await asyncio.sleep(4)
             if self._quiet():
                 return
 

@@ -27,3 +27,20 @@ def test_a_log_that_cannot_be_written_raises_nothing(monkeypatch: pytest.MonkeyP
         structlog.configure(**before)
         with contextlib.suppress(OSError):
             stream.close()
+
+
+def test_a_traceback_holds_no_values(capsys: pytest.CaptureFixture[str]) -> None:
+    """Local variables are documents, vectors and secrets."""
+    before = structlog.get_config()
+    try:
+        telemetry.configure_logging("json", "info")
+        password = "swordfish"
+        try:
+            raise ValueError(len(password))
+        except ValueError as error:
+            structlog.get_logger("test").error("it.broke", exc_info=error)
+    finally:
+        structlog.configure(**before)
+    written = capsys.readouterr().err
+    assert "ValueError" in written
+    assert "swordfish" not in written
