@@ -25,7 +25,6 @@ from tests.simulation.fleet import Batch, quieten, run_seeds
 from tests.simulation.mutants import MUTANTS
 from tests.simulation.story import story_of
 
-SHOWN_AT_MOST = 20
 console = Console()
 
 
@@ -69,6 +68,8 @@ def _many(first: int, count: int, jobs: int, mutant: str | None) -> int:
         for batch in run_seeds(first, count, jobs=jobs, mutant=mutant):
             total.add(batch)
             progress.update(bar, advance=batch.runs, found=len(total.found))
+            for _, text in batch.found:
+                progress.console.print(text, markup=False, highlight=False)
             if not console.is_terminal and total.runs % 10_000 < batch.runs:
                 sys.stdout.write(f"{total.runs} of {count}, {len(total.found)} broke\n")
                 sys.stdout.flush()
@@ -77,8 +78,6 @@ def _many(first: int, count: int, jobs: int, mutant: str | None) -> int:
 
 
 def _report(total: Batch, seconds: float) -> None:
-    for _, text in total.found[:SHOWN_AT_MOST]:
-        sys.stdout.write(f"\n{text}\n")
     sys.stdout.write("\nwhat happened in these runs:\n")
     for name, number in sorted(total.stats.items(), key=lambda item: -item[1]):
         sys.stdout.write(f"  {number:12,} {name}\n")

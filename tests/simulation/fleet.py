@@ -52,6 +52,7 @@ def work(task: tuple[int, int, str | None]) -> Batch:
             batch.runs += 1
             if found:
                 batch.found.append((seed, str(found)))
+    gc.collect()
     batch.cpu_seconds = time.process_time() - began
     return batch
 
@@ -81,7 +82,7 @@ class _Nothing:
 
 
 def quieten() -> None:
-    """Logs and metrics cost more than the runs; cycles are collected rarely: worlds are small."""
+    """Logs and metrics cost more than the runs; cycles are collected once a task."""
     critical = structlog.make_filtering_bound_logger(50)
     import tests.simulation.mutants  # noqa: F401 - all modules, before the collector is told
 
@@ -89,5 +90,5 @@ def quieten() -> None:
     for name, metric in vars(telemetry).items():
         if isinstance(metric, MetricWrapperBase):
             setattr(telemetry, name, _Nothing())
-    gc.set_threshold(100_000, 20, 20)
+    gc.disable()
     gc.freeze()

@@ -576,6 +576,8 @@ class World:
         deeds = [deed for deed, weight in weights.items() if weight]
         while deeds and self.deeds_left and self.writers_left:
             await asyncio.sleep(drawn.uniform(0, 3 if plan.busy else 20))
+            if self.network.calm:
+                return
             deed = drawn.choice(deeds)
             if drawn.random() < weights[deed]:
                 self.deeds_left -= 1
