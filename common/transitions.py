@@ -251,6 +251,17 @@ def fail(row: Row, version: int, error: str, now: float, timers: Timers) -> Row 
     return schedule(_told(failed, now, EventKind.FAILED, version, error), now, timers)
 
 
+def reopen(row: Row, version: int, error: str, now: float, timers: Timers) -> Row | None:
+    """Take a failure back whose message could not be dead-lettered; None: there is none.
+
+    Someone else holds the message and may end it. The sweeper wakes the document again.
+    """
+    if row.desired.version != version or not row.behind or row.status is not Status.FAILED:
+        return None
+    opened = replace(row, status=Status.PENDING, error=error)
+    return schedule(_told(opened, now, EventKind.ERROR, version, error), now, timers)
+
+
 def note_error(row: Row, version: int, error: str, now: float, timers: Timers) -> Row | None:
     """Tell people what went wrong while it is being tried again."""
     if row.desired.version != version or not row.behind or row.status is Status.FAILED:

@@ -86,26 +86,33 @@ class Searcher:
     ) -> list[Hit]:
         """Each document from the last query during which it was not committed.
 
-        Raises TransientError when one was committed during every query.
+        Raises TransientError when one was committed during every query. One that an equal query
+        did not find a moment before may be left out: so it was then.
         """
         fetch = 2 * top_k + 8
         still: dict[DocumentKey, list[Hit]] = {}
-        known: Mapping[DocumentKey, Row] = {}
+        before: Mapping[DocumentKey, Row] = {}
+        widened = True
         for query_number in range(1, QUERIES_IN_MOTION_AT_MOST + 1):
             since = self.clock() - self.recent_seconds
             matches = await self.index.query(namespace, vector, top_k=fetch, where=where)
             keys = {DocumentKey(namespace, match.document_id) for match in matches}
             rows = await self.registry.get_many(sorted(keys))
-            moved = {key for key, row in rows.items() if _moved(known.get(key), row, since)}
+            moved = {key for key, row in rows.items() if _moved(before.get(key), row, since)}
             still.update(_visible(matches, rows, namespace, rows.keys() - moved))
             hits = sorted(chain.from_iterable(still.values()), key=lambda hit: -hit.score)
             short = len(hits) < top_k and len(matches) == fetch
-            again = _why_again(bool(moved - still.keys()), short, query_number)
+            moving = moved - still.keys()
+            if not widened:
+                moving &= before.keys()
+            again = _why_again(bool(moving), short, query_number)
             if again is None:
                 return hits[:top_k]
             telemetry.SEARCH_REQUERIES.labels(again).inc()
-            fetch = min(GROWTH * fetch, FETCH_AT_MOST) if short else fetch
-            known = rows
+            before = rows
+            # A wider query finds documents that this one could not: for them it is the first.
+            widened = short and fetch < FETCH_AT_MOST
+            fetch = min(GROWTH * fetch, FETCH_AT_MOST) if widened else fetch
         raise TransientError(
             f"a document was changed during each of {QUERIES_IN_MOTION_AT_MOST} queries"
         )

@@ -20,18 +20,20 @@ from common.model import QueueName
 from common.ports.errors import TransientError
 from common.ports.queue import Delivery, LeaseLostError, Queue
 from workers.lease import Lease, LeaseExpiredError
-from workers.outage import Outage
-from workers.outcome import Done, GiveUp, HandlerOutcome, Retry
+from workers.outage import Outage, untried
+from workers.outcome import Done, GiveUp, HandlerOutcome, NotBuried, Retry
 from workers.retry import decide, is_out_of_reach
 from workers.unforeseen import tell
 
 log = structlog.get_logger(__name__)
 
 Handler = Callable[[Delivery, Lease], Awaitable[HandlerOutcome]]
-ErrorNote = Callable[[Delivery, HandlerOutcome], Awaitable[None]]
+ErrorNote = Callable[[Delivery, HandlerOutcome | NotBuried], Awaitable[None]]
 """Tells the registry of a retry or a failure, before the message moves."""
 
 LONG_POLL_SECONDS = 20.0
+LONGEST_UNNOTED_SECONDS = 30.0
+"""Until a document that is to be given up is tried again, when its row could not say so."""
 LONGEST_QUEUE_PAUSE_SECONDS = 30.0
 HEARTBEATS_PER_VISIBILITY = 3
 
@@ -74,8 +76,8 @@ class Consumer:
                 if free < 1:
                     await _first_of(stopped, *self._in_hand)
                     continue
-                if pause_seconds := self._outage.pause_seconds(self.jitter):
-                    await asyncio.wait([stopped], timeout=pause_seconds)
+                if rest_seconds := self._outage.rest_seconds(self.jitter):
+                    await asyncio.wait([stopped], timeout=rest_seconds)
                     if stop.is_set():
                         break
                 deliveries = await self._receive(free, stopped)
@@ -87,8 +89,8 @@ class Consumer:
             await _cancel([stopped])
 
     def _places(self) -> int:
-        """How many messages may be received now. One at a time: a suspect, and in an outage."""
-        most = 1 if self._alone or self._outage.evident else self.concurrency
+        """How many messages may be received now. A suspect is worked alone."""
+        most = 1 if self._alone else self.concurrency
         return most - len(self._in_hand)
 
     async def _parted(self, deliveries: list[Delivery]) -> bool:
@@ -192,6 +194,8 @@ class Consumer:
                 f"its worker died or lost its lease {delivery.receive_count - 1} times in a row "
                 "while working on it"
             )
+        if not self._outage.admits(delivery, self.clock()):
+            return untried(self.jitter)
         try:
             done = await self.handle(delivery, lease)
         except (LeaseLostError, LeaseExpiredError):
@@ -200,7 +204,9 @@ class Consumer:
             outcome = self._decided(error, delivery)
             log.warning("message.failed", outcome=type(outcome).__name__, exc_info=error)
             return outcome
-        self._outage.passed(delivery)
+        finally:
+            self._outage.ended(delivery)
+        self._outage.passed(delivery, self.clock())
         return done
 
     def _decided(self, error: Exception, delivery: Delivery) -> HandlerOutcome:
@@ -211,8 +217,8 @@ class Consumer:
             delivery,
             max_receives=self.max_receives,
             jitter=self.jitter,
-            failing_seconds=self._outage.failed(delivery, now) if away else 0.0,
-            widespread=self._outage.widespread(now),
+            failing_seconds=self._outage.failed(delivery, now, self.jitter) if away else 0.0,
+            widespread=self._outage.widespread(delivery, now),
         )
         if isinstance(outcome, GiveUp):
             self._outage.forget(delivery)  # or it would be given up at once when it is redriven
@@ -226,14 +232,33 @@ class Consumer:
                 await self.queue.ack(delivery)
                 log.info("message.done", why=why)
             case Retry(delay_seconds, reason, counted):
-                await self.note(delivery, outcome)
+                await self._noted(delivery, outcome)
                 again = self.queue.retry_later if counted else self.queue.release
                 await again(delivery, delay_seconds)
                 log.info("message.retry", reason=reason, delay_seconds=round(delay_seconds, 3))
             case GiveUp(reason):
-                await self.note(delivery, outcome)
-                await self.queue.dead_letter(delivery, reason)
-                log.error("message.dead_lettered", reason=reason)
+                if await self._noted(delivery, outcome):
+                    await self._bury(delivery, reason)
+                else:
+                    delay_seconds = self.jitter.uniform(1.0, LONGEST_UNNOTED_SECONDS)
+                    await self.queue.release(delivery, delay_seconds)
+
+    async def _noted(self, delivery: Delivery, outcome: HandlerOutcome) -> bool:
+        """False when the registry is out of reach, which is not the message's fault either."""
+        try:
+            await self.note(delivery, outcome)
+        except TransientError as error:
+            log.warning("message.not_noted", error=str(error))
+            return False
+        return True
+
+    async def _bury(self, delivery: Delivery, reason: str) -> None:
+        try:
+            await self.queue.dead_letter(delivery, reason)
+        except LeaseLostError:
+            await self.note(delivery, NotBuried(reason))
+            raise
+        log.error("message.dead_lettered", reason=reason)
 
     async def _hand_back(self, delivery: Delivery, lease: Lease) -> None:
         """Work cut off by a drain goes to another worker at once, and is not held against it."""

@@ -8,9 +8,12 @@ from common.clock import Clock, system_clock
 from common.model import Row
 from common.ports.queue import Delivery
 from common.ports.registry import Registry
-from common.transitions import Timers, fail, note_error
-from workers.outcome import Done, GiveUp, HandlerOutcome, Retry
+from common.transitions import Timers, fail, note_error, reopen
+from workers.outcome import Done, GiveUp, HandlerOutcome, NotBuried, Retry
 from workers.rows import change_row
+
+UNTRIED_SECONDS = 600.0
+"""For so long the row of a message that is handed back untried need not be written again."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -21,22 +24,35 @@ class RegistryNote:
     timers: Timers
     clock: Clock = system_clock
 
-    async def __call__(self, delivery: Delivery, outcome: HandlerOutcome) -> None:
+    async def __call__(self, delivery: Delivery, outcome: HandlerOutcome | NotBuried) -> None:
         await change_row(
             self.registry, delivery.wake_up.key, lambda row: self._noted(row, delivery, outcome)
         )
 
-    def _noted(self, row: Row, delivery: Delivery, outcome: HandlerOutcome) -> Row | None:
+    def _noted(
+        self, row: Row, delivery: Delivery, outcome: HandlerOutcome | NotBuried
+    ) -> Row | None:
         version = _worked_on(row, delivery)
         match outcome:
             case Done():
                 return None
+            case Retry(delay_seconds, noted=False):
+                return self._untried(row, self.clock() + delay_seconds)
             case Retry(delay_seconds, reason):
                 now = self.clock()
                 noted = note_error(row, version, reason, now, self.timers)
                 return noted and self._left_alone(noted, now + delay_seconds)
             case GiveUp(reason):
                 return fail(row, version, reason, self.clock(), self.timers)
+            case NotBuried(reason):
+                # Whatever version was failed just now: the claim that named it is gone.
+                return reopen(row, row.desired.version, reason, self.clock(), self.timers)
+
+    def _untried(self, row: Row, until: float) -> Row | None:
+        """Nothing to tell: written only when the sweeper would come before the message does."""
+        if not row.behind or row.sweep_at is None or row.sweep_at > until:
+            return None
+        return self._left_alone(row, until + UNTRIED_SECONDS)
 
     def _left_alone(self, row: Row, until: float) -> Row:
         """Not swept while the message waits: another wake-up would not wait as it was told to."""

@@ -20,11 +20,20 @@ class Retry:
     reason: str
     counted: bool = True
     """Whether this receive speaks against the message; an outage does not."""
+    noted: bool = True
+    """Whether the row tells people of it; a message that was not tried has nothing to tell."""
 
 
 @dataclass(frozen=True, slots=True)
 class GiveUp:
     """Mark the document FAILED and move the message to the dead-letter queue."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class NotBuried:
+    """The document was marked FAILED, but its message is someone else's by now."""
 
     reason: str
 

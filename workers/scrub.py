@@ -325,6 +325,9 @@ class NamespaceScrub:
                 await self._check_unclaimed(document_key, pairs)
             except PortError as error:
                 self._unchecked(f"records under {document_key}: {error}")
+            except Exception as error:
+                log.error("scrub.failed", records=document_key, exc_info=error)
+                self._unchecked(f"records under {document_key}: {type(error).__name__}")
         if strange := await self._looks.held(self._namespace, self._listing.strange):
             detail = f"{len(strange)} ids that no attempt writes, as {next(iter(strange))!r}"
             finding = _orphans(DocumentKey(self._namespace, ""), len(strange), detail)

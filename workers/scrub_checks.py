@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from common.model import Record, Row, Status, Vector, expand
+from common.model import Metadata, MetadataValue, Record, Row, Status, Vector, expand
 from common.pack import Pack
 from common.scrubbing import Finding, FindingKind
 from common.transitions import Timers, mend, named_ids, overlapping, schedule, true_status
 
 LEAST_COSINE = 0.999
 """A kept record was embedded with another version, perhaps in another batch: rounding differs."""
+FLOAT_TOLERANCE = 1e-12
 
 Fault = tuple[FindingKind, str, int]
 """Kind, what is wrong, and how many records it is about."""
@@ -147,10 +149,21 @@ def _differing(
         "number": (record.generation, record.number) == pair,
         "text": record.text == chunk.text,
         "heading path": record.heading_path == chunk.heading_path,
-        "metadata": record.metadata == pack.metadata,
+        "metadata": same_metadata(record.metadata, pack.metadata),
         "vector": same_direction(record.vector, pack.vectors[place]),
     }
     return [name for name, equal in same.items() if not equal]
+
+
+def same_metadata(a: Metadata, b: Metadata) -> bool:
+    """Equal, but for the last digits of floats, which an index may keep in its own way."""
+    return a.keys() == b.keys() and all(_same_value(a[name], b[name]) for name in a)
+
+
+def _same_value(a: MetadataValue, b: MetadataValue) -> bool:
+    if isinstance(a, float) and isinstance(b, float):
+        return math.isclose(a, b, rel_tol=FLOAT_TOLERANCE)
+    return a == b
 
 
 def same_direction(a: Vector[float], b: Vector[float]) -> bool:

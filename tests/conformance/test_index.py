@@ -212,6 +212,16 @@ async def test_fetched_records_come_back_whole_and_missing_ids_are_absent(index:
     assert replace(found, vector=written.vector) == written
 
 
+async def test_floats_come_back_to_their_last_digit(index: Index) -> None:
+    numbers = [n / 7 for n in range(1, 40)] + [1.7637e9 + n / 3 for n in range(40)]
+    written = [record(n, metadata={"at": value, "n": n}) for n, value in enumerate(numbers)]
+    await index.upsert(NAMESPACE, written)
+    fetched = await index.fetch(NAMESPACE, [r.id for r in written])
+    matched = await index.query(NAMESPACE, array("f", [1.0, 0, 0]), top_k=len(written))
+    for found in (fetched, matched):
+        assert {f.number: f.metadata["at"] for f in found} == dict(enumerate(numbers))
+
+
 async def test_what_was_deleted_or_never_written_cannot_be_fetched(index: Index) -> None:
     await index.upsert(NAMESPACE, [record(0), record(1)])
     await index.delete(NAMESPACE, [record(0).id])

@@ -53,6 +53,8 @@ class MemoryQueue:
         self._dead: dict[str, DeadLetter] = {}
         self._waiting: dict[QueueName, list[asyncio.Future[None]]] = {n: [] for n in QueueName}
         self._numbers = itertools.count(1)
+        self.lapsed = 0
+        """How many leases ran out and let their message be received once more."""
         self.closed = False
 
     def seen_by(self, receiver: str) -> MemoryQueue:
@@ -115,6 +117,7 @@ class MemoryQueue:
         return taken
 
     def _lease(self, message: _Message, until: float) -> Delivery:
+        self.lapsed += message.leased
         message.visible_at = until
         message.receipt = f"r{self._next()}"
         message.receiver = self._receiver
@@ -225,6 +228,11 @@ class MemoryQueue:
     def backlog(self) -> int:
         """Messages on all queues, wherever they stand."""
         return sum(map(len, self._messages.values()))
+
+    @property
+    def letters(self) -> list[DeadLetter]:
+        """All dead letters, in the order of their death."""
+        return list(self._dead.values())
 
     async def dead_letters(self, *, limit: int, after: str | None = None) -> list[DeadLetter]:
         ids = sorted(i for i in self._dead if i > (after or ""))

@@ -16,7 +16,7 @@ from common.ports.queue import Delivery
 from common.storage.data_folder import DataFolder
 from workers.lease import Lease, LeaseExpiredError
 from workers.loop import Consumer, Handler
-from workers.outcome import Done, GiveUp, HandlerOutcome, Retry
+from workers.outcome import Done, GiveUp, HandlerOutcome, NotBuried, Retry
 
 CHANGE = QueueName.CHANGE
 
@@ -38,9 +38,9 @@ class World:
     def __init__(self, folder: Path) -> None:
         self.now = 1000.0
         self.queue = WatchedQueue(DataFolder(folder), receiver="test", clock=lambda: self.now)
-        self.noted: list[tuple[int, HandlerOutcome]] = []
+        self.noted: list[tuple[int, HandlerOutcome | NotBuried]] = []
 
-    async def note(self, delivery: Delivery, outcome: HandlerOutcome) -> None:
+    async def note(self, delivery: Delivery, outcome: HandlerOutcome | NotBuried) -> None:
         self.noted.append((delivery.wake_up.version, outcome))
 
     async def send(self, *versions: int) -> None:

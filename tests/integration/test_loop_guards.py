@@ -13,7 +13,7 @@ from common.ports.errors import TransientError
 from common.ports.queue import Delivery
 from tests.integration.test_consumer_loop import World
 from workers.lease import Lease, LeaseExpiredError
-from workers.outcome import Done, GiveUp, HandlerOutcome, Retry
+from workers.outcome import Done, GiveUp, HandlerOutcome, NotBuried, Retry
 
 CHANGE = QueueName.CHANGE
 
@@ -144,7 +144,7 @@ async def test_a_lease_that_ran_out_is_no_failure_of_the_document(world: World) 
 async def test_a_message_is_not_buried_before_its_row_says_why(world: World) -> None:
     noted = asyncio.Event()
 
-    async def note(delivery: Delivery, outcome: HandlerOutcome) -> None:
+    async def note(delivery: Delivery, outcome: HandlerOutcome | NotBuried) -> None:
         noted.set()
         raise TransientError("registry away")
 

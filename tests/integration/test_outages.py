@@ -15,8 +15,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from common.chunking.chunker import ChunkSizes
-from common.model import DocumentKey, QueueName, Status, Vector
+from common.model import DocumentKey, QueueName, Record, Status, Vector
 from common.ports.errors import TransientError
+from common.ports.index import FreshnessToken
 from common.ports.queue import Delivery
 from tests.builders import TIMERS
 from tests.fakes.blobs import MemoryBlobStore
@@ -32,7 +33,11 @@ from workers.embed import EmbedHandler
 from workers.lease import Lease
 from workers.loop import Consumer, Handler
 from workers.notes import RegistryNote
-from workers.outage import LONGEST_PAUSE_SECONDS
+from workers.outage import (
+    LONGEST_HAND_BACK_SECONDS,
+    LONGEST_PAUSE_SECONDS,
+    LONGEST_REST_SECONDS,
+)
 from workers.outcome import HandlerOutcome
 from workers.retry import LONGEST_DELAY_SECONDS, OUTAGE_PATIENCE_SECONDS
 from workers.sweep import Sweeper
@@ -60,6 +65,20 @@ class Away(HashEmbedder):
         return await super().embed_documents(texts)
 
 
+class Shards(MemoryIndex):
+    """One shard a namespace; those named in `away` are out of reach. Each write takes a moment."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.away: set[str] = set()
+
+    async def upsert(self, namespace: str, records: Sequence[Record]) -> FreshnessToken:
+        await asyncio.sleep(CALL_SECONDS)
+        if namespace in self.away:
+            raise TransientError("shard away")
+        return await super().upsert(namespace, records)
+
+
 def simulated_loop() -> SimulatedLoop:
     kind: Any = SimulatedLoop  # it has what asyncio's tasks need, not all that a loop may have
     loop: SimulatedLoop = kind(random.Random(7))
@@ -73,7 +92,7 @@ class Service:
     loop: SimulatedLoop = field(default_factory=simulated_loop)
     process: Process = field(default_factory=lambda: Process("service"))
     embedder: Away = field(default_factory=Away)
-    index: MemoryIndex = field(default_factory=MemoryIndex)
+    index: Shards = field(default_factory=Shards)
     receives: list[Delivery] = field(default_factory=list)
     stop: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -156,11 +175,17 @@ class Service:
 
     # --- what a test does ---
 
-    def accept(self, *names: str, content: bytes = b"words", content_type: str = "") -> None:
+    def accept(
+        self,
+        *names: str,
+        namespace: str = "docs",
+        content: bytes = b"words",
+        content_type: str = "",
+    ) -> None:
         async def accept_all() -> None:
             for name in names:
                 change = Change(
-                    key=DocumentKey("docs", name),
+                    key=DocumentKey(namespace, name),
                     change_type=ChangeType.INSERT,
                     content=content + b" " + name.encode(),
                     content_type=content_type or "text/plain",
@@ -209,7 +234,9 @@ def service() -> Iterator[Service]:
 
 
 NAMES = [f"d{number}" for number in range(DOCUMENTS)]
-RECOVERY_SECONDS = LONGEST_PAUSE_SECONDS + LONGEST_DELAY_SECONDS + 10.0
+NOTICED_SECONDS = LONGEST_PAUSE_SECONDS + LONGEST_HAND_BACK_SECONDS
+"""Until a message comes back that may be tried, though few wait."""
+RECOVERY_SECONDS = NOTICED_SECONDS + LONGEST_DELAY_SECONDS + 10.0
 TRIES_AT_MOST = int(2 * HOUR / (LONGEST_PAUSE_SECONDS / 2))
 """Twice as many as the pauses between single tries would let through on average."""
 
@@ -340,4 +367,40 @@ def test_the_end_of_an_outage_is_noticed_by_what_waits(service: Service) -> None
     service.go_on(HOUR)
     service.index.before_write = lambda what: None
     first = service.seconds_until(lambda: service.statuses()[Status.COMPLETED] > 0)
-    assert first <= LONGEST_PAUSE_SECONDS + 1.0
+    assert first <= NOTICED_SECONDS
+
+
+def test_a_namespace_that_is_away_holds_no_other_up(service: Service) -> None:
+    service.index.away = {"broken"}
+    broken = [f"b{number}" for number in range(200)]
+    service.accept(*broken, namespace="broken")
+    service.go_on(HOUR)
+    for name in NAMES:
+        service.accept(name)
+        waits = partial(service.complete, NAMES.index(name) + 1)
+        service.seconds_until(waits, within=LONGEST_REST_SECONDS + 1.0)
+        service.go_on(60.0)
+    assert service.queue.backlog == len(broken)  # nothing given up, and nothing sent twice
+    assert service.busiest(QueueName.CREATE) < TRIES_AT_MOST
+    told = {row.error for row in service.registry.rows.values() if row.key.namespace == "broken"}
+    assert told <= {None, "TransientError: shard away"}
+
+    service.index.away.clear()
+    everything = len(broken) + DOCUMENTS
+    service.seconds_until(lambda: service.complete(everything), within=RECOVERY_SECONDS)
+    assert service.dead() == {}
+    assert {delivery.receive_count for delivery in service.receives} == {1}
+
+
+def test_a_namespace_may_be_away_longer_than_any_patience(service: Service) -> None:
+    """Though another does well meanwhile, and though its documents are few."""
+    service.index.away = {"broken"}
+    few = NAMES[:4]
+    service.accept(*few, namespace="broken")
+    for hour in range(int(OUTAGE_PATIENCE_SECONDS / HOUR) + 1):
+        service.accept(f"h{hour}")
+        service.go_on(HOUR)
+    assert service.complete(7)
+    assert service.dead() == {}
+    service.index.away.clear()
+    service.seconds_until(lambda: service.complete(7 + len(few)), within=RECOVERY_SECONDS)

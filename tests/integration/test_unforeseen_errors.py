@@ -24,7 +24,7 @@ from workers import fleet as fleet_module
 from workers.fleet import FleetPart
 from workers.lease import Lease
 from workers.loop import Consumer
-from workers.outcome import Done, HandlerOutcome
+from workers.outcome import Done, HandlerOutcome, NotBuried
 
 CHANGE = QueueName.CHANGE
 ODD = [sqlite3.OperationalError("odd"), OSError("odd"), ZeroDivisionError("odd")]
@@ -92,7 +92,7 @@ async def test_a_consumer_survives_errors_of_its_queue(queue: SqliteQueue, call:
             enough.set()
         return Done("ok")
 
-    async def note(delivery: Delivery, outcome: HandlerOutcome) -> None:
+    async def note(delivery: Delivery, outcome: HandlerOutcome | NotBuried) -> None:
         raise AssertionError("nothing failed")
 
     fragile: Any = Fragile(queue, call, errors)

@@ -1,6 +1,6 @@
 """`python -m tests.simulation`: many seeds on all cores, or the story of one.
 
-make simulate SEEDS=100000      so many seeds, with a progress bar
+make simulate SEEDS=100000      so many seeds, with a progress bar; then stories of what broke
 --seed 4711                     one seed: what happened to the document that broke
 --mutants                       how soon each mutant is noticed
 """
@@ -23,7 +23,7 @@ from rich.progress import (
 
 from tests.simulation.fleet import Batch, quieten, run_seeds
 from tests.simulation.mutants import MUTANTS
-from tests.simulation.story import story_of
+from tests.simulation.story import story_of, told
 
 console = Console()
 
@@ -74,6 +74,8 @@ def _many(first: int, count: int, jobs: int, mutant: str | None) -> int:
                 sys.stdout.write(f"{total.runs} of {count}, {len(total.found)} broke\n")
                 sys.stdout.flush()
     _report(total, time.monotonic() - began)
+    if total.found:
+        sys.stdout.write(told((seed for seed, _ in total.found), mutant) + "\n")
     return 1 if total.found else 0
 
 

@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import structlog
 from prometheus_client.metrics import MetricWrapperBase
@@ -38,7 +38,8 @@ class Batch:
 def work(task: tuple[int, int, str | None]) -> Batch:
     """Seeds `first` to `last` (excluded), with a mutant or none; in this process."""
     from tests.simulation.mutants import MUTANTS
-    from tests.simulation.world import run, small_batches
+    from tests.simulation.patches import small_batches
+    from tests.simulation.world import run
 
     first, last, mutant = task
     batch = Batch()
@@ -51,7 +52,7 @@ def work(task: tuple[int, int, str | None]) -> Batch:
             found = run(seed, stats=batch.stats)
             batch.runs += 1
             if found:
-                batch.found.append((seed, str(found)))
+                batch.found.append((seed, str(replace(found, mutant=mutant))))
     gc.collect()
     batch.cpu_seconds = time.process_time() - began
     return batch

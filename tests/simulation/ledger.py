@@ -9,11 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from common.model import Applied, Desired, DocumentKey, QueueName, Record, Row, Status, WakeUp
 from common.transitions import Outcome
 from webhook.accept import Accepted
 from webhook.search import Hit
+
+T = TypeVar("T")
+
+CLOCKS_SECONDS = 5.0
+"""More than clocks differ by."""
 
 Shown = tuple[tuple[int, str, str], ...]
 """A version as readers see it: (chunk, text, metadata) in document order."""
@@ -43,16 +49,25 @@ class Story:
     life: int = 1
     accepted: dict[tuple[int, int], Desired] = field(default_factory=dict)
     moments: list[Moment] = field(default_factory=lambda: [Moment(0, 0, Applied())])
+    wanted: list[tuple[int, Desired | None]] = field(default_factory=lambda: [(0, None)])
+    """From which step on what was desired; None: there was no row."""
     newest_sent: int = 0
     row: Row | None = None
 
 
 @dataclass(slots=True)
 class Ledger:
-    """`step` tells the moment; `chunks_of` the chunk texts of a blob's true content."""
+    """`step` and `clock` tell the moment; `chunks_of` the chunk texts of a blob's true content.
+
+    What the stores report comes from within production code, which survives every error: `broke`
+    ends the run with what is wrong, where an exception would be taken for one more fault.
+    """
 
     step: Callable[[], int]
+    clock: Callable[[], float]
     chunks_of: Callable[[str], Sequence[str]]
+    broke: Callable[[Violation], None]
+    retention_seconds: float
     stories: dict[DocumentKey, Story] = field(default_factory=dict)
     writers: dict[str, str] = field(default_factory=dict)
     seen: dict[tuple[int, DocumentKey], tuple[int, int]] = field(default_factory=dict)
@@ -68,16 +83,34 @@ class Ledger:
         story = self.story(row.key)
         story.row = after
         if after is None:
-            story.moments.append(Moment(self.step(), story.life, Applied()))
-            story.life += 1
-            story.newest_sent = 0
+            self._forgotten(story, row)
             return
         if before is None or before.desired.version != after.desired.version:
             story.accepted[story.life, after.desired.version] = after.desired
-        if before is not None and before.applied.version > after.applied.version:
-            raise Violation("versions in order", row.key, f"{before.applied} then {after.applied}")
+        if before is None or before.desired != after.desired:
+            story.wanted.append((self.step(), after.desired))
+        if before is not None:
+            self._check_order(before, after)
         if before is None or before.applied != after.applied:
             story.moments.append(Moment(self.step(), story.life, after.applied))
+
+    def _forgotten(self, story: Story, row: Row) -> None:
+        story.moments.append(Moment(self.step(), story.life, Applied()))
+        story.wanted.append((self.step(), None))
+        story.life += 1
+        story.newest_sent = 0
+        age_seconds = self.clock() - row.applied.applied_at
+        if not row.desired.tombstone or age_seconds < self.retention_seconds - CLOCKS_SECONDS:
+            self.broke(Violation("tombstones outlive messages", row.key, f"{age_seconds} s: {row}"))
+
+    def _check_order(self, before: Row, after: Row) -> None:
+        """Versions only grow, and an older source_version never replaces a newer one."""
+        if before.applied.version > after.applied.version:
+            told = f"{before.applied} then {after.applied}"
+            self.broke(Violation("versions in order", after.key, told))
+        was, now = before.desired.source_version, after.desired.source_version
+        if was is not None and (now is None or now < was):
+            self.broke(Violation("source versions in order", after.key, f"{was} then {now}"))
 
     def message_sent(self, queue: QueueName, wake_up: WakeUp) -> None:
         story = self.story(wake_up.key)
@@ -87,32 +120,44 @@ class Ledger:
         for record in records:
             first = self.writers.setdefault(record.id, record.doc_hash)
             if first != record.doc_hash:
-                raise Violation(
-                    "ids are never reused", None, f"{record.id} of {record.document_id} again"
-                )
+                told = f"{record.id} of {record.document_id} again"
+                self.broke(Violation("ids are never reused", None, told))
 
     # --- what clients were told ---------------------------------------------------------------
 
-    def answered(self, accepted: Accepted, says: Callable[[Desired], bool]) -> None:
-        """(3) What was answered 202 is durable, and its wake-up was sent before."""
-        story = self.story(accepted.key)
-        lives = range(max(story.life - 1, 1), story.life + 1)
-        known = [story.accepted.get((life, accepted.version)) for life in lives]
-        if accepted.outcome is Outcome.ACCEPTED and not any(d and says(d) for d in known):
-            raise Violation(
-                "accepted is durable", accepted.key, f"version {accepted.version} is nowhere"
-            )
+    def answered(
+        self, accepted: Accepted, since: int, says: Callable[[Desired], bool], source: int | None
+    ) -> None:
+        """(3) What was answered is true: durable, or the same, or late; and somebody was woken.
+
+        `says` tells whether a desired version is what was asked for, `source` its source_version.
+        """
+        story, version = self.story(accepted.key), accepted.version
+        wanted = _during(story.wanted, since, lambda entry: entry[0])
+        states = [desired for _, desired in wanted]
+        fits = False
+        match accepted.outcome:
+            case Outcome.ACCEPTED:
+                known = [d for (_, v), d in story.accepted.items() if v == version]
+                fits = any(says(d) for d in known)
+            case Outcome.UNCHANGED:
+                fits = any(d.version == version and says(d) for d in states if d)
+                fits = fits or (not version and None in states)
+            case Outcome.SUPERSEDED:
+                newer = [d.source_version for d in states if d and d.source_version is not None]
+                fits = source is not None and any(n >= source for n in newer)
+        if not fits:
+            raise Violation("answers are true", accepted.key, f"{accepted}, there was {states}")
         row = story.row
-        waits = row is not None and row.behind and row.desired.version == accepted.version
-        unsent = waits and story.newest_sent < accepted.version
-        if unsent and accepted.outcome is not Outcome.SUPERSEDED:
+        waits = row is not None and row.behind and row.desired.version == version
+        if waits and story.newest_sent < version and accepted.outcome is not Outcome.SUPERSEDED:
             raise Violation("sent before answered", accepted.key, f"{accepted}: nobody woken")
 
     def searched(self, reader: int, since: int, hits: Sequence[Hit], *, complete: bool) -> None:
         """(4) and (5) Every document as it was committed at some moment of the search."""
         for key, story in self.stories.items():
             found = [hit for hit in hits if hit.document_id == key.document_id]
-            moments = _during(story.moments, since)
+            moments = _during(story.moments, since, lambda moment: moment.since)
             fitting = [m for m in moments if self._fits(story, m, found, complete=complete)]
             if not fitting:
                 raise Violation("readers never see a mix", key, self._mix(story, moments, found))
@@ -152,10 +197,10 @@ class Ledger:
         return f"saw {seen}, right were {right}"
 
 
-def _during(moments: Sequence[Moment], since: int) -> list[Moment]:
-    """The moments that had not ended at step `since`."""
-    first = max(i for i, m in enumerate(moments) if m.since <= since)
-    return list(moments[first:])
+def _during(entries: Sequence[T], since: int, began: Callable[[T], int]) -> list[T]:
+    """Those that had not ended at step `since`."""
+    first = max(place for place, entry in enumerate(entries) if began(entry) <= since)
+    return list(entries[first:])
 
 
 def check_end(
@@ -177,7 +222,8 @@ def check_end(
         story = ledger.story(row.key)
         moment = Moment(0, story.life, row.applied)
         held = tuple((n, records[i].text, repr(records[i].metadata)) for n, i in enumerate(ids))
-        if held != ledger.shown(story, moment):
+        due = ledger.shown(story, moment) if row.behind else ledger.content_of(row.desired)
+        if held != due:
             raise Violation("index shows the last version", row.key, f"{held}")
         last = max(version for life, version in story.accepted if life == story.life)
         if row.desired.version != last:

@@ -18,16 +18,18 @@ import workers.collect
 import workers.delete
 import workers.embed
 import workers.lease
+import workers.loop
 import workers.plan
 import workers.sweep
 from common import transitions
-from common.model import Applied, DocumentKey, Garbage, GarbageState, IdRange, Row
+from common.model import Applied, Desired, DocumentKey, Garbage, GarbageState, IdRange, Row, Status
 from common.ports.queue import Queue
 from common.transitions import Base, Refusal, Timers, base_of
 from tests.fakes.registry import MemoryRegistry
 from tests.simulation.ports import FaultyIndex
-from workers.outcome import Done
+from workers.outcome import Done, GiveUp
 from workers.packs import read_pack
+from workers.retry import describe
 
 Mutant = Callable[[], AbstractContextManager[object]]
 
@@ -267,6 +269,45 @@ def _referenced_nothing(row: Row, packs: Any) -> set[str]:
     return set()
 
 
+def _give_up(error: Exception, delivery: object, **_: object) -> GiveUp:
+    """An outage of a second is held against the document."""
+    return GiveUp(describe(error))
+
+
+async def _keep_no_bytes(self: object, change: object, row: object) -> bool:
+    return False
+
+
+def _older_always(offered: int | None, known: int | None) -> bool:
+    return offered is not None
+
+
+def _older_never(offered: int | None, known: int | None) -> bool:
+    return False
+
+
+def _same_always(change: Desired, desired: Desired) -> bool:
+    return True
+
+
+def _forget_at_once(row: Row, now: float, timers: Timers) -> bool:
+    return row.status is Status.DELETED and not row.behind and not row.garbage
+
+
+@contextmanager
+def _tombstones_forgotten() -> Iterator[None]:
+    real = transitions.schedule
+
+    def schedule(row: Row, now: float, timers: Timers) -> Row:
+        return real(row, now, replace(timers, tombstone_retention_seconds=0.0))
+
+    with (
+        mock.patch.object(workers.sweep, "may_forget", _forget_at_once),
+        mock.patch.object(transitions, "schedule", schedule),
+    ):
+        yield
+
+
 MUTANTS: dict[str, Mutant] = {
     "no-version-check": _no_version_check,
     "no-base-check": _patched(workers.apply, "commit", _commit_with(base=True)),
@@ -288,4 +329,10 @@ MUTANTS: dict[str, Mutant] = {
     "replaced-leaks": _patched(workers.apply, "commit", _commit_leaking),
     "late-delete-wins": _patched(workers.delete, "commit_tombstone", _tombstone_always),
     "live-blobs-collected": _patched(workers.sweep, "_referenced", _referenced_nothing),
+    "outages-held-against": _patched(workers.loop, "decide", _give_up),
+    "content-not-stored": _patched(webhook.accept.Acceptor, "_keep_bytes", _keep_no_bytes),
+    "source-version-refused": _patched(transitions, "_is_older", _older_always),
+    "source-version-ignored": _patched(transitions, "_is_older", _older_never),
+    "all-is-unchanged": _patched(transitions, "_says_the_same", _same_always),
+    "tombstones-forgotten": _tombstones_forgotten,
 }

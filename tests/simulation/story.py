@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import ExitStack
+
+from structlog.testing import capture_logs
 
 from tests.simulation.ledger import Violation
 from tests.simulation.mutants import MUTANTS
-from tests.simulation.world import Found, World, small_batches
+from tests.simulation.patches import small_batches
+from tests.simulation.world import Adjust, Found, World
+
+STORIES_TOLD = 3
+LINES_TOLD = 80
 
 
-def story_of(seed: int, mutant: str | None = None) -> tuple[Found | None, list[str]]:
+def story_of(
+    seed: int, mutant: str | None = None, adjust: Adjust | None = None
+) -> tuple[Found | None, list[str]]:
     """Runs the seed again with its trace; only the lines that concern the broken document."""
     lines: list[str] = []
-    world = World(seed, trace=lines.append)
+    world = World(seed, trace=lines.append, adjust=adjust)
     found: Found | None = None
     with ExitStack() as patches:
         patches.enter_context(small_batches())
+        patches.enter_context(capture_logs())  # the trace tells all, and in order
         if mutant:
             patches.enter_context(MUTANTS[mutant]())
         try:
@@ -27,3 +37,15 @@ def story_of(seed: int, mutant: str | None = None) -> tuple[Found | None, list[s
     if key:
         lines = [line for line in lines if not others & set(line.split())]
     return found, [f"{'seconds':>9} {'step':>7} {world.plan}", *lines]
+
+
+def told(seeds: Iterable[int], mutant: str | None = None, adjust: Adjust | None = None) -> str:
+    """What broke in these seeds, how to see it again, and the end of the first ones' stories."""
+    return "\n".join(_end_of(seed, mutant, adjust) for seed in list(seeds)[:STORIES_TOLD])
+
+
+def _end_of(seed: int, mutant: str | None, adjust: Adjust | None) -> str:
+    found, (plan, *lines) = story_of(seed, mutant, adjust)
+    left_out = len(lines) - LINES_TOLD
+    before = [f"{left_out} lines before these"] if left_out > 0 else []
+    return "\n".join([f"\nseed {seed}: {found}", plan, *before, *lines[-LINES_TOLD:]])

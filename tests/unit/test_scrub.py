@@ -17,6 +17,7 @@ from common.model import (
     Garbage,
     GarbageState,
     IdRange,
+    MetadataValue,
     Row,
     Status,
     expand,
@@ -38,7 +39,7 @@ from common.transitions import (
 )
 from tests.builders import KEY, TIMERS, desired, pack, tombstone, vector
 from workers.plan import plan_apply
-from workers.scrub_checks import row_faults, same_direction, shows_records
+from workers.scrub_checks import row_faults, same_direction, same_metadata, shows_records
 from workers.scrub_listing import Listing
 
 NOW = 200.0
@@ -284,3 +285,19 @@ def test_a_report_is_clean_when_all_is_repaired() -> None:
     assert report.clean
     assert not replace(report, repaired_total=1).clean
     assert report_to_json(report)["counts"] == {"row": 2}
+
+
+@pytest.mark.parametrize(
+    ("kept", "same"),
+    [
+        ({"at": 0.1 + 0.2}, True),
+        ({"at": 0.3000001}, False),
+        ({"at": "0.3"}, False),
+        ({}, False),
+        ({"at": 0.3, "lang": "de"}, False),
+    ],
+)
+def test_metadata_is_compared_but_for_the_last_digits_of_floats(
+    kept: dict[str, MetadataValue], same: bool
+) -> None:
+    assert same_metadata(kept, {"at": 0.3}) is same

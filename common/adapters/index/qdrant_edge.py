@@ -518,6 +518,9 @@ def _point(record: Record) -> qdrant.Point:
         "text": record.text,
         "metadata": {_stored_name(k): _stored(k, v) for k, v in record.metadata.items()},
     }
+    # The engine reads some floats back with another last digit: filters can live with that.
+    if exact := {k: repr(v) for k, v in record.metadata.items() if isinstance(v, float)}:
+        payload["floats"] = exact
     return qdrant.Point(_point_id(record.id), record.vector.tolist(), payload)
 
 
@@ -542,7 +545,10 @@ def _fields(payload: dict[str, Any]) -> dict[str, Any]:
         "doc_hash": payload["doc_hash"],
         "heading_path": tuple(payload["heading_path"]),
         "text": payload["text"],
-        "metadata": {_user_name(k): v if v != {} else [] for k, v in metadata},
+        "metadata": {
+            **{_user_name(k): v if v != {} else [] for k, v in metadata},
+            **{k: float(v) for k, v in payload.get("floats", {}).items()},
+        },
     }
 
 

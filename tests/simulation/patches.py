@@ -1,0 +1,42 @@
+"""Constants of the production code made small, and pure functions that remember, for a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from unittest import mock
+
+import workers.apply
+import workers.collect
+import workers.embed
+import workers.loop
+import workers.packs
+from common.chunking.chunk import Chunk
+from common.pack import Pack, decode
+from tests.simulation.changes import chunks_of
+
+
+@contextmanager
+def small_batches() -> Iterator[None]:
+    """Batches so small that these small documents need several."""
+    with (
+        mock.patch.object(workers.apply, "UPSERT_RECORDS", 2),
+        mock.patch.object(workers.embed, "SLICE_CHUNKS", 2),
+        mock.patch.object(workers.collect, "DELETE_IDS", 2),
+        mock.patch.object(workers.embed, "make_chunks", _remembered),
+        mock.patch.object(workers.loop, "LONG_POLL_SECONDS", 120.0),
+        mock.patch.object(workers.packs, "decode", _decoded),
+    ):
+        yield
+
+
+def _remembered(content: bytes, content_type: str, counter: object, sizes: object) -> list[Chunk]:
+    """Chunking is a pure function and has tests of its own: done once for equal content."""
+    return chunks_of(content)
+
+
+@lru_cache(maxsize=1000)
+def _decoded(data: bytes) -> Pack:
+    """Also a pure function, and packs are immutable."""
+    return decode(data)
