@@ -235,7 +235,9 @@ class Consumer:
                 await self._noted(delivery, outcome)
                 again = self.queue.retry_later if counted else self.queue.release
                 await again(delivery, delay_seconds)
-                log.info("message.retry", reason=reason, delay_seconds=round(delay_seconds, 3))
+                # What goes back untried does so many times a second while its namespace is away.
+                tell_of = log.info if outcome.noted else log.debug
+                tell_of("message.retry", reason=reason, delay_seconds=round(delay_seconds, 3))
             case GiveUp(reason):
                 if await self._noted(delivery, outcome):
                     await self._bury(delivery, reason)
