@@ -2,14 +2,37 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MEBIBYTE = 1024 * 1024
+
+
+def cores() -> int:
+    """That this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def default_lanes(device: str) -> int:
+    """Lanes share the weights and one memory arena; a GPU is kept busy by one, with its batches.
+
+    Beyond 4 a machine has more processes, so that one that dies takes less work with it.
+    """
+    return 1 if device == "cuda" else min(4, cores())
+
+
+def _default_workers(given: dict[str, Any]) -> int:
+    """`given`: the settings declared before."""
+    device = given.get("device", "cpu")
+    lanes = given.get("inference_lanes") or default_lanes(device)
+    return 1 if device == "cuda" else math.ceil(cores() / lanes)
 
 
 class Settings(BaseSettings):
@@ -31,6 +54,17 @@ class Settings(BaseSettings):
     embedder_url: str = Field(
         "fastembed:all-MiniLM-L6-v2-int8",
         description="fastembed:NAME (packaged or known to fastembed) or fastembed:/a/model/folder.",
+    )
+    vectors_url: str = Field(
+        "sqlite:",
+        description="Vectors of chunks embedded before, for reuse across documents and workers. "
+        "sqlite: (vectors.sqlite in the data folder), memory: (of each worker) or none:.",
+    )
+    vector_cache_bytes: int = Field(
+        512 * MEBIBYTE, ge=0, description="Beyond it the least recently used vectors are dropped."
+    )
+    vector_cache_days: float = Field(
+        30.0, gt=0, description="Vectors that nobody asked for in so long are dropped."
     )
     query_prefix: str | None = Field(
         None, description="Put before every query; None: what the model's authors say."
@@ -76,6 +110,12 @@ class Settings(BaseSettings):
     request_timeout_seconds: float = Field(
         30.0, gt=0, description="Deadline of a call to an adapter."
     )
+    query_cache_entries: int = Field(
+        1000,
+        ge=0,
+        description="Queries whose vectors, and whose answers from the embedded index, are kept "
+        "until a write could change them (2 and 32 MB at most); 0: none.",
+    )
 
     visibility_timeout_seconds: float = Field(30.0, gt=0, description="Renewed every third of it.")
     max_receives: int = Field(3, ge=1, description="Deliveries before a message is dead-lettered.")
@@ -92,9 +132,22 @@ class Settings(BaseSettings):
         25.0, gt=0, description="Work in hand may take this long at SIGTERM."
     )
 
+    device: Literal["cpu", "cuda", "auto"] = Field(
+        "cpu",
+        description="Where models run. cuda needs bloomweaver[gpu]; auto: a GPU if there is one.",
+    )
+    inference_lanes: int | None = Field(
+        None,
+        ge=1,
+        description="Inferences side by side in one embedding worker, a core each. None: as many "
+        "as there are cores, 4 at most; 1 on a GPU.",
+    )
     workers_min: int = Field(0, ge=0)
     workers_max: int = Field(
-        default_factory=lambda: os.cpu_count() or 1, ge=1, description="Embedding workers at most."
+        default_factory=_default_workers,
+        ge=1,
+        description="Embedding workers at most. By default their lanes take every core once; "
+        "1 with device cuda.",
     )
     worker_idle_seconds: float = Field(
         300.0, ge=0, description="Idle time after which workers stop."

@@ -73,7 +73,16 @@ EMBED_SECONDS = Histogram(
     buckets=_LATENCY_BUCKETS,
 )
 CHUNKS = Counter(
-    "bloomweaver_chunks_total", "Chunks of new versions: embedded, or reused from a pack", ["how"]
+    "bloomweaver_chunks_total", "Chunks of new versions: embedded, or their vector reused", ["how"]
+)
+VECTORS_REUSED = Counter(
+    "bloomweaver_vectors_reused_total",
+    "Different chunks whose vector came from the applied pack, or from the cache",
+    ["source"],
+)
+EMBEDDED_TOKENS = Counter(
+    "bloomweaver_embedded_tokens_total",
+    "Tokens of the chunks that were embedded, the model's special ones included",
 )
 APPLIED = Counter("bloomweaver_applied_total", "Versions made visible", ["kind"])
 RECORDS = Counter("bloomweaver_records_total", "Index records by what was done", ["how"])
@@ -89,6 +98,11 @@ SEARCH_SECONDS = Histogram(
 )
 SEARCH_REQUERIES = Counter(
     "bloomweaver_search_requeries_total", "Second and third queries of a search", ["why"]
+)
+QUERY_CACHE = Counter(
+    "bloomweaver_query_cache_total",
+    "Queries by cache (embedding, index) and outcome (hit, miss, shared with one under way)",
+    ["cache", "outcome"],
 )
 UNFORESEEN = Counter(
     "bloomweaver_unforeseen_errors_total",

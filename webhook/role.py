@@ -20,6 +20,7 @@ from webhook.accept import Acceptor
 from webhook.admission import Admission, limits_of
 from webhook.app import build_app, make_runner
 from webhook.search import Searcher
+from webhook.search_vectors import cached_queries
 from webhook.services import Services
 
 log = structlog.get_logger(__name__)
@@ -91,7 +92,8 @@ def _services(ports: Ports, admission: Admission, unready: Callable[[], list[str
     )
     searcher = None
     if ports.index is not None:
-        searcher = Searcher(ports.index, ports.registry, ports.embedder)
+        embedder = cached_queries(ports.embedder, entries=settings.query_cache_entries)
+        searcher = Searcher(ports.index, ports.registry, embedder)
     return Services(
         settings=settings,
         registry=ports.registry,

@@ -17,19 +17,23 @@ from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import NamedTuple
 
 from common import telemetry
 from common.clock import Clock, system_clock
 from common.model import DocumentKey, IdRange, Match, MetadataValue, Row, Status, Vector
-from common.ports.embedder import Embedder
 from common.ports.errors import TransientError
 from common.ports.index import Index, MetadataFilter
 from common.ports.registry import Registry
+from webhook.search_vectors import QueryEmbedder
 
 QUERIES_AT_MOST = 3
+"""Each wider than the one before; those that are repeated for a moving document not counted."""
 QUERIES_IN_MOTION_AT_MOST = 6
 """A document that is committed during each of so many queries is more than a search can follow."""
 RECENT_SECONDS = 120.0
+SPARE_MATCHES = 8
+"""Asked for beyond a page and a quarter, for records that are hidden."""
 GROWTH = 32
 FETCH_AT_MOST = 10_000
 """Hidden records of a large attempt under way may be nearer than everything visible."""
@@ -58,13 +62,21 @@ class Hit:
     metadata: dict[str, MetadataValue]
 
 
+class _Seen(NamedTuple):
+    """A visible match: the version it belongs to and its place there."""
+
+    match: Match
+    version: int
+    place: int
+
+
 @dataclass(slots=True)
 class Searcher:
     """Answers searches over one namespace at a time."""
 
     index: Index
     registry: Registry
-    embedder: Embedder
+    embedder: QueryEmbedder
     clock: Clock = system_clock
     recent_seconds: float = RECENT_SECONDS
     """More than clocks differ by, and than passes between deciding a commit and writing it."""
@@ -89,33 +101,42 @@ class Searcher:
         Raises TransientError when one was committed during every query. One that an equal query
         did not find a moment before may be left out: so it was then.
         """
-        fetch = 2 * top_k + 8
-        still: dict[DocumentKey, list[Hit]] = {}
-        before: Mapping[DocumentKey, Row] = {}
-        widened = True
+        fetch = top_k + top_k // 4 + SPARE_MATCHES
+        still: dict[str, list[_Seen]] = {}
+        before: Mapping[str, Row] = {}
+        widened, widenings = True, 0
         for query_number in range(1, QUERIES_IN_MOTION_AT_MOST + 1):
             since = self.clock() - self.recent_seconds
             matches = await self.index.query(namespace, vector, top_k=fetch, where=where)
-            keys = {DocumentKey(namespace, match.document_id) for match in matches}
-            rows = await self.registry.get_many(sorted(keys))
-            moved = {key for key, row in rows.items() if _moved(before.get(key), row, since)}
-            still.update(_visible(matches, rows, namespace, rows.keys() - moved))
-            hits = sorted(chain.from_iterable(still.values()), key=lambda hit: -hit.score)
-            short = len(hits) < top_k and len(matches) == fetch
+            rows = await self._rows(namespace, {match.document_id for match in matches})
+            moved = {name for name, row in rows.items() if _moved(before.get(name), row, since)}
+            visible = _visible(matches, rows)
+            still.update({name: visible[name] for name in rows.keys() - moved})
+            seen = sorted(chain.from_iterable(still.values()), key=lambda one: -one.match.score)
             moving = moved - still.keys()
             if not widened:
                 moving &= before.keys()
-            again = _why_again(bool(moving), short, query_number)
+            # What moves is looked at again in any case: that alone is no reason to ask for more.
+            expected = len(seen) + sum(len(visible[name]) for name in moving)
+            short = expected < top_k and len(matches) == fetch
+            last = query_number == QUERIES_IN_MOTION_AT_MOST
+            again = _why_again(bool(moving), short and not last, widenings)
             if again is None:
-                return hits[:top_k]
+                return [_hit(one) for one in seen[:top_k]]
             telemetry.SEARCH_REQUERIES.labels(again).inc()
             before = rows
             # A wider query finds documents that this one could not: for them it is the first.
             widened = short and fetch < FETCH_AT_MOST
             fetch = min(GROWTH * fetch, FETCH_AT_MOST) if widened else fetch
+            widenings += widened
         raise TransientError(
             f"a document was changed during each of {QUERIES_IN_MOTION_AT_MOST} queries"
         )
+
+    async def _rows(self, namespace: str, names: Iterable[str]) -> dict[str, Row]:
+        """By document id: a key is dear to hash, and the namespace is one."""
+        found = await self.registry.get_many([DocumentKey(namespace, n) for n in sorted(names)])
+        return {row.key.document_id: row for row in found.values()}
 
     async def wait_applied(
         self, versions: Mapping[DocumentKey, int], *, timeout_seconds: float
@@ -190,28 +211,24 @@ class _Places:
         return before + number - first if inside else None
 
 
-def _visible(
-    matches: Iterable[Match],
-    rows: Mapping[DocumentKey, Row],
-    namespace: str,
-    wanted: Iterable[DocumentKey],
-) -> dict[DocumentKey, list[Hit]]:
-    """The visible matches of the wanted documents; [] for one that shows none."""
-    places = {key: _Places(rows[key].applied.manifest) for key in wanted}
-    hits: dict[DocumentKey, list[Hit]] = {key: [] for key in places}
+def _visible(matches: Iterable[Match], rows: Mapping[str, Row]) -> dict[str, list[_Seen]]:
+    """Each document's visible matches; [] for one that shows none."""
+    places = {name: _Places(row.applied.manifest) for name, row in rows.items()}
+    seen: dict[str, list[_Seen]] = {name: [] for name in places}
     for match in matches:
-        key = DocumentKey(namespace, match.document_id)
-        place = places[key].find(match.generation, match.number) if key in places else None
+        name = match.document_id
+        place = places[name].find(match.generation, match.number) if name in places else None
         if place is not None:
-            hits[key].append(_hit(match, rows[key].applied.version, place))
-    return hits
+            seen[name].append(_Seen(match, rows[name].applied.version, place))
+    return seen
 
 
-def _hit(match: Match, version: int, place: int) -> Hit:
+def _hit(one: _Seen) -> Hit:
+    match = one.match
     return Hit(
         document_id=match.document_id,
-        version=version,
-        chunk=place,
+        version=one.version,
+        chunk=one.place,
         score=match.score,
         text=match.text,
         heading_path=match.heading_path,
@@ -231,10 +248,10 @@ def _moved(before: Row | None, after: Row, since: float) -> bool:
     return before.applied != after.applied
 
 
-def _why_again(moving: bool, short: bool, queries: int) -> str | None:
+def _why_again(moving: bool, short: bool, widenings: int) -> str | None:
     if moving:
         return "moved"
-    return "short" if short and queries < QUERIES_AT_MOST else None
+    return "short" if short and widenings < QUERIES_AT_MOST - 1 else None
 
 
 def _still_waiting(

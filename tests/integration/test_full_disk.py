@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 
 from common.adapters.blobs.folder import FolderBlobStore
-from common.adapters.index import qdrant_edge
-from common.adapters.index.qdrant_edge import RESERVE_BYTES, QdrantEdgeIndex
+from common.adapters.index import qdrant_edge_shard
+from common.adapters.index.qdrant_edge import QdrantEdgeIndex
+from common.adapters.index.qdrant_edge_shard import RESERVE_BYTES
 from common.adapters.queue.sqlite import SqliteQueue
 from common.adapters.registry.sqlite import SqliteRegistry
 from common.model import QueueName, Record, Row, WakeUp
@@ -51,7 +52,7 @@ async def test_the_index_refuses_what_would_end_the_process_and_goes_on_when_the
     index = QdrantEdgeIndex(tmp_path / "index")
     await index.upsert("docs", [record(1)])
 
-    monkeypatch.setattr(qdrant_edge, "free_bytes", lambda path: RESERVE_BYTES - 1)
+    monkeypatch.setattr(qdrant_edge_shard, "free_bytes", lambda path: RESERVE_BYTES - 1)
     with pytest.raises(TransientError, match="free some space"):
         await index.upsert("docs", [record(2)])
     with pytest.raises(TransientError, match="free some space"):
@@ -60,7 +61,7 @@ async def test_the_index_refuses_what_would_end_the_process_and_goes_on_when_the
         await index.delete("docs", [record(1).id])
     assert len(await index.query("docs", array("f", [1.0, 1.0]), top_k=9)) == 1
 
-    monkeypatch.setattr(qdrant_edge, "free_bytes", lambda path: RESERVE_BYTES)
+    monkeypatch.setattr(qdrant_edge_shard, "free_bytes", lambda path: RESERVE_BYTES)
     await index.upsert("docs", [record(2)])
     assert await index.count("docs") == 2
     assert await index.count("new") == 0
@@ -72,13 +73,13 @@ async def test_an_index_is_opened_and_tidied_only_where_there_is_room(
 ) -> None:
     index = QdrantEdgeIndex(tmp_path / "index")
     await index.upsert("docs", [record(1)])
-    monkeypatch.setattr(qdrant_edge, "free_bytes", lambda path: RESERVE_BYTES - 1)
+    monkeypatch.setattr(qdrant_edge_shard, "free_bytes", lambda path: RESERVE_BYTES - 1)
     await index.close()
 
     again = QdrantEdgeIndex(tmp_path / "index")
     with pytest.raises(TransientError, match="free some space"):
         await again.count("docs")
-    monkeypatch.setattr(qdrant_edge, "free_bytes", lambda path: RESERVE_BYTES)
+    monkeypatch.setattr(qdrant_edge_shard, "free_bytes", lambda path: RESERVE_BYTES)
     assert await again.count("docs") == 1
     await again.close()
 

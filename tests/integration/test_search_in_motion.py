@@ -29,8 +29,14 @@ class Index(MemoryIndex):
     after_query: Callable[[], Awaitable[None]] | None = None
     queries = 0
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.widths: list[int] = []
+        """How many matches each query asked for."""
+
     async def query(self, *arguments: Any, **options: Any) -> list[Match]:
         self.queries += 1
+        self.widths.append(options["top_k"])
         found = await super().query(*arguments, **options)
         if self.after_query:
             await self.after_query()
@@ -167,3 +173,19 @@ async def test_a_wider_query_leaves_out_nothing_that_was_there_before() -> None:
     )
     await world.commit("a", 1, at=NOW)
     assert (await world.seen(top_k=3)).get("a") == [(1, 0), (1, 1)]
+
+
+async def test_a_load_that_moves_the_whole_page_is_no_reason_to_ask_for_more() -> None:
+    """Everything was applied a moment ago: one more look of the same width tells."""
+    world = World()
+    for number in range(30):
+        await world.commit(f"d{number}", 1, at=NOW)
+    assert len(await world.seen(top_k=10)) >= 5
+    assert world.index.widths == [world.index.widths[0]] * 2
+
+
+async def test_hidden_records_that_fill_the_page_are_fetched_past() -> None:
+    world = World()
+    await world.write("hidden", 1, 60)
+    await world.commit("shown", 1, at=NOW - 3600)
+    assert await world.seen(top_k=5) == {"shown": [(1, 0), (1, 1)]}

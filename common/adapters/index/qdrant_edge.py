@@ -1,15 +1,14 @@
-"""The index in this process: Qdrant's engine as a library, one shard folder a namespace.
+"""The index in this process: Qdrant's engine as a library, one folder of shards a namespace.
 
-    root/owner.lock                          held by the one process that may open the shards
-    root/<namespace key>/namespace.json      {"format", "namespace", "dimension"}
-    root/<namespace key>/shard/              the engine's own files
+    root/owner.lock                  held by the one process that may open the shards
+    root/<namespace key>/            see qdrant_edge_namespace
 
 Durability. The engine's update() appends to a write-ahead log in a mapped file without syncing it:
 that survives the death of the process, not a loss of power. So a write returns after an fsync of
 the log's files, which on Linux writes back mapped pages too; one fsync serves every write that was
-waiting by then. flush() syncs the segments as well and lets the log drop what they hold; it takes
-some 60 ms at 20,000 records, so it runs every FLUSH_WRITES writes, which keeps the log at two to
-three files of 32 MB, and at close.
+waiting by then. flush() syncs the segments as well and lets the log drop what they hold; it stops
+the process for some tens of milliseconds, so it runs every FLUSH_RECORDS records, which keeps the
+log at two to three files of 32 MB, and at close.
 
 Full disks. The engine writes to sparse files that are mapped into memory. When the disk has no room
 for a page the kernel sends SIGBUS, which ends the process (it does so at a write, at creating a
@@ -18,100 +17,130 @@ TransientError below RESERVE_BYTES. What was open is still searched, and nothing
 restarted when there is room again. Another program that takes the last bytes between the look and
 the write can still do harm; the data outlive that.
 
-Search is exact: some 0.2 ms per thousand records of 384 dimensions, linear. No graph is built,
-because optimize() holds the interpreter's lock from beginning to end (6 s for 10,000 records),
-which would stop the whole process. Without a graph it only rewrites segments of which a fifth is
-deleted (some 0.2 s per 10,000 records), and that is done at close, when nobody waits.
+Speed. Comparing with all records takes some 0.15 ms per thousand of 384 dimensions, and the engine
+holds the interpreter's lock meanwhile. So every `limit` records become a shard with a graph, built
+by a child process of the lowest priority while the old shards serve (qdrant_edge_merge). What is
+left to this process is to open the result (50 ms per 100,000 records, once per merge). A
+merge that fails changes nothing; it is tried again at a write after a pause that doubles.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
-import json
-import math
 import os
 import shutil
 import sys
-import tempfile
 import threading
+import time
 import uuid
-from array import array
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
-import numpy as np
-import qdrant_edge as qdrant
+import structlog
 
-from common.identity import DOCUMENT_KEY_LENGTH, namespace_key
-from common.model import Match, MetadataValue, Record, Vector
-from common.ports.errors import PermanentError, PortError, TransientError
-from common.ports.index import (
-    DimensionMismatchError,
-    FieldFilter,
-    Filter,
-    FreshnessToken,
-    IndexUnavailableError,
-    MetadataFilter,
+from common.adapters.index.qdrant_edge_filters import condition, prefix_filter
+from common.adapters.index.qdrant_edge_merge import Build, ChildBuild
+from common.adapters.index.qdrant_edge_namespace import (
+    Merge,
+    Namespace,
+    create_namespace,
+    is_namespace,
+    never_written,
+    read_description,
+    remove,
 )
+from common.adapters.index.qdrant_edge_records import (
+    common_dimension,
+    match,
+    mismatch,
+    payload_of,
+    point,
+    point_id,
+    record,
+)
+from common.adapters.index.qdrant_edge_shard import (
+    RESERVE_BYTES,
+    Shard,
+    held_elsewhere,
+    require_room,
+    translated,
+)
+from common.identity import namespace_key
+from common.model import Match, Record, Vector
+from common.ports.errors import PortError
+from common.ports.index import FreshnessToken, Index, IndexUnavailableError, MetadataFilter
+from common.query_cache import cached
 from common.settings import Settings
-from common.storage.free_space import free_bytes, free_bytes_beside
+from common.storage.free_space import free_bytes_beside
 
 if sys.platform != "win32":
     import fcntl
 
 __all__ = ["QdrantEdgeIndex", "connect"]
 
-_FORMAT: Final = 1
-_PAGE: Final = 1000
-FLUSH_WRITES: Final = 256
-RESERVE_BYTES: Final = 64 * 1024 * 1024
-"""Room for a request's records, for the log's next file and for what others write meanwhile."""
-_EXACT_FLOAT: Final = 2**53
-"""Above it integers have no exact float, and ranges compare floats."""
+log = structlog.get_logger(__name__)
+
+SEAL_RECORDS: Final = 5000
+"""So many are compared with every query; a tenth of that takes nearly as long in a graph."""
+FIRST_PAUSE_SECONDS: Final = 60.0
+LONGEST_PAUSE_SECONDS: Final = 3600.0
 
 T = TypeVar("T")
-Condition = Any
 
 
 @dataclass(slots=True)
 class _Job:
     """One write and who waits for it."""
 
-    operations: Callable[[], list[qdrant.UpdateOperation]]
+    apply: Callable[[], None]
     done: Future[None] = field(default_factory=Future)
 
 
 @dataclass(slots=True)
-class _Shard:
-    engine: qdrant.EdgeShard
-    namespace: str
-    dimension: int
-    log: Path
-    unflushed: int = 0
-    """Writes since the last flush."""
+class _Pause:
+    """After merges that failed."""
+
+    seconds: float = 0.0
+    until: float = 0.0
+
+    def lengthen(self) -> None:
+        self.seconds = min(LONGEST_PAUSE_SECONDS, 2 * self.seconds or FIRST_PAUSE_SECONDS)
+        self.until = time.monotonic() + self.seconds
 
 
 class QdrantEdgeIndex:
     """Implements the index port and CapacityAware in the one process that owns the folder `root`.
 
-    Nothing is opened before the first call. Calls run in threads (the engine is thread-safe and
-    releases the interpreter's lock): one for writes, `readers` for the rest.
+    Nothing is opened before the first call. One thread writes, one reads (the engine would not let
+    a second one run), one looks after merges. Shards that were replaced are closed by the thread
+    that reads, so that no read finds them closed.
     """
 
-    def __init__(self, root: Path, *, readers: int = 2, reserve_bytes: int = RESERVE_BYTES) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        reserve_bytes: int = RESERVE_BYTES,
+        seal_records: int = SEAL_RECORDS,
+        build: Build | None = None,
+    ) -> None:
         self._root = root
         self._reserve_bytes = reserve_bytes
+        self._seal_records = seal_records
+        self._build = build or ChildBuild()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="index-writer")
-        self._readers = ThreadPoolExecutor(readers, thread_name_prefix="index-reader")
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="index-reader")
+        self._merger = ThreadPoolExecutor(1, thread_name_prefix="index-merger")
         self._guard = threading.Lock()
-        self._shards: dict[str, _Shard] = {}
+        self._namespaces: dict[str, Namespace] = {}
         self._pending: dict[str, list[_Job]] = {}
+        self._merging: dict[str, Future[None]] = {}
+        self._pauses: dict[str, _Pause] = {}
         self._owner: int | None = None
         self._closed = False
 
@@ -121,13 +150,13 @@ class QdrantEdgeIndex:
     async def upsert(self, namespace: str, records: Sequence[Record]) -> FreshnessToken:
         """Survives a loss of power when it returns. Vectors must be finite."""
         if records:
-            dimension = _common_dimension(namespace, records)
+            dimension = common_dimension(namespace, records)
 
-            def operations() -> list[qdrant.UpdateOperation]:
-                self._shard(namespace, dimension)
-                return [qdrant.UpdateOperation.upsert_points([_point(r) for r in records])]
+            def apply() -> None:
+                held = self._require(namespace, dimension)
+                held.upsert([point(record) for record in records])
 
-            await self._write(namespace, operations)
+            await self._write(namespace, apply)
         return ""
 
     async def wait_visible(
@@ -138,13 +167,12 @@ class QdrantEdgeIndex:
     async def delete(self, namespace: str, ids: Sequence[str]) -> None:
         """Survives a loss of power when it returns."""
 
-        def operations() -> list[qdrant.UpdateOperation]:
-            if self._shard(namespace) is None:
-                return []
-            return [qdrant.UpdateOperation.delete_points([_point_id(i) for i in ids])]
+        def apply() -> None:
+            if (held := self._namespace(namespace)) is not None:
+                held.delete([point_id(i) for i in ids])
 
         if ids:
-            await self._write(namespace, operations)
+            await self._write(namespace, apply)
 
     async def query(
         self,
@@ -154,20 +182,18 @@ class QdrantEdgeIndex:
         top_k: int,
         where: MetadataFilter | None = None,
     ) -> list[Match]:
-        """Exact. Raises DimensionMismatchError when `vector` has another dimension."""
+        """Raises DimensionMismatchError when `vector` has another dimension.
+
+        Exact among the newest records, nearly so among the others.
+        """
 
         def search() -> list[Match]:
-            shard = self._shard(namespace)
-            if shard is None or top_k < 1:
+            held = self._namespace(namespace)
+            if held is None or top_k < 1:
                 return []
-            _require_dimension(shard, len(vector))
-            request = qdrant.SearchRequest(
-                query=qdrant.Query.Nearest(vector.tolist()),
-                limit=top_k,
-                filter=None if where is None else qdrant.Filter(must=[_condition(where)]),
-                with_payload=True,
-            )
-            return [_match(point) for point in shard.engine.search(request)]
+            _require_dimension(held, len(vector))
+            wanted = None if where is None else condition(where)
+            return [match(found) for found in held.nearest(vector, top_k, wanted)]
 
         return await self._read(search)
 
@@ -175,18 +201,18 @@ class QdrantEdgeIndex:
         """Vectors come back normalised."""
 
         def fetch() -> list[Record]:
-            shard = self._shard(namespace)
-            if shard is None or not ids:
+            held = self._namespace(namespace)
+            if held is None or not ids:
                 return []
-            points: list[qdrant.PointId] = [_point_id(i) for i in dict.fromkeys(ids)]
-            found = shard.engine.retrieve(points, with_payload=True, with_vector=True)
-            return [_record(point) for point in found]
+            return [
+                record(found) for found in held.fetch([point_id(i) for i in dict.fromkeys(ids)])
+            ]
 
         return await self._read(fetch)
 
     async def list_ids(self, namespace: str, prefix: str = "") -> AsyncIterator[str]:
-        """Pages through the shard; a prefix that holds a document key reads that document only."""
-        offset: qdrant.PointId | None = None
+        """In pages; a prefix that holds a document key reads that document only."""
+        offset: uuid.UUID | None = None
         while True:
             page, offset = await self._read(partial(self._page, namespace, prefix, offset))
             for record_id in page:
@@ -196,8 +222,8 @@ class QdrantEdgeIndex:
 
     async def count(self, namespace: str) -> int:
         def count() -> int:
-            shard = self._shard(namespace)
-            return 0 if shard is None else shard.engine.count(qdrant.CountRequest(exact=True))
+            held = self._namespace(namespace)
+            return 0 if held is None else held.count()
 
         return await self._read(count)
 
@@ -205,8 +231,18 @@ class QdrantEdgeIndex:
         """In order of name."""
         return await self._read(self._names)
 
+    async def settled(self) -> None:
+        """Return when no merge is under way and none is due but those that failed a moment ago."""
+        while not self._closed:
+            await asyncio.wrap_future(self._writer.submit(lambda: None))
+            with self._guard:
+                merging = list(self._merging.values())
+            if not merging:
+                return
+            await asyncio.wait([asyncio.wrap_future(merge) for merge in merging])
+
     async def close(self) -> None:
-        """Finish the writes under way, reclaim deleted space, sync, release the folder."""
+        """Finish the writes under way, end a merge, reclaim deleted space, sync, release."""
         if not self._closed:
             self._closed = True
             await asyncio.get_running_loop().run_in_executor(None, self._shut)
@@ -215,13 +251,11 @@ class QdrantEdgeIndex:
 
     async def _read(self, call: Callable[[], T]) -> T:
         self._require_open()
-        return await asyncio.get_running_loop().run_in_executor(self._readers, _translated, call)
+        return await asyncio.get_running_loop().run_in_executor(self._reader, translated, call)
 
-    async def _write(
-        self, namespace: str, operations: Callable[[], list[qdrant.UpdateOperation]]
-    ) -> None:
+    async def _write(self, namespace: str, apply: Callable[[], None]) -> None:
         self._require_open()
-        job = _Job(operations)
+        job = _Job(apply)
         with self._guard:
             jobs = self._pending.setdefault(namespace, [])
             jobs.append(job)
@@ -235,80 +269,107 @@ class QdrantEdgeIndex:
         with self._guard:
             jobs = self._pending.pop(namespace, [])
         running = [job for job in jobs if job.done.set_running_or_notify_cancel()]
-        applied = [
-            job for job in running if self._settle([job], partial(self._apply, namespace, job))
-        ]
+        applied = [job for job in running if self._settle([job], partial(self._apply, job))]
         if self._settle(applied, partial(self._sync, namespace)):
             for job in applied:
                 job.done.set_result(None)
+        self._merge_if_due(namespace)
 
     def _settle(self, jobs: list[_Job], call: Callable[[], None]) -> bool:
         """Whether `call` succeeded; if not, the jobs are told why."""
         try:
-            _translated(call)
+            translated(call)
         except PortError as error:
             for job in jobs:
                 job.done.set_exception(error)
             return False
         return True
 
-    def _apply(self, namespace: str, job: _Job) -> None:
+    def _apply(self, job: _Job) -> None:
         self._require_room()
-        operations = job.operations()
-        shard = self._shards.get(namespace)
-        for operation in operations:
-            if shard is not None:
-                shard.engine.update(operation)
-                shard.unflushed += 1
+        job.apply()
 
     def _sync(self, namespace: str) -> None:
-        shard = self._shards.get(namespace)
-        if shard is None:
-            return
-        if shard.unflushed < FLUSH_WRITES:
-            _sync_tree(shard.log)
-        else:
-            shard.engine.flush()
-            shard.unflushed = 0
+        if (held := self._namespaces.get(namespace)) is not None:
+            held.sync()
 
     def _require_room(self) -> None:
-        """Call before whatever makes the engine write. Raises TransientError."""
-        free = free_bytes(self._root)
-        if free < self._reserve_bytes:
-            raise TransientError(
-                f"the disk that holds the index has {free:,} bytes left, of which "
-                f"{self._reserve_bytes:,} are kept free: free some space on it"
-            )
+        require_room(self._root, self._reserve_bytes)
 
     def _require_open(self) -> None:
         if self._closed:
             raise IndexUnavailableError("the index was closed")
 
-    # Shards: opened when first used, created by the first write.
+    # Merges. Their thread goes through the steps; what writes is done by the thread that writes.
 
-    def _shard(self, namespace: str, create_dimension: int | None = None) -> _Shard | None:
-        """The open shard; None if the namespace was never written and is not to be created."""
+    def _merge_if_due(self, namespace: str) -> None:
+        """For the thread that writes."""
+        held = self._namespaces.get(namespace)
+        if held is None or self._closed or namespace in self._merging or not held.due:
+            return
+        pause = self._pauses.get(namespace)
+        if pause is None or time.monotonic() >= pause.until:
+            with self._guard:
+                self._merging[namespace] = self._merger.submit(self._merge, held)
+
+    def _merge(self, held: Namespace) -> None:
+        try:
+            translated(partial(self._merge_once, held))
+            self._pauses.pop(held.name, None)
+        except PortError as error:
+            if not self._closed:
+                pause = self._pauses.setdefault(held.name, _Pause())
+                pause.lengthen()
+                log.warning(
+                    "index merge failed", namespace=held.name, error=str(error),
+                    again_after_seconds=pause.seconds,
+                )  # fmt: skip
+        finally:
+            with self._guard:
+                del self._merging[held.name]
+            self._writer.submit(self._merge_if_due, held.name)
+
+    def _merge_once(self, held: Namespace) -> None:
+        merge = self._writer.submit(held.begin_merge).result()
+        if merge is None:
+            return
+        try:
+            self._build(merge.order, partial(held.copied, merge))
+            replaced = self._writer.submit(held.finish_merge, merge).result()
+        except BaseException:
+            self._writer.submit(held.abandon_merge, merge).result()
+            raise
+        self._reader.submit(_close, replaced).result()
+        _remove(merge, replaced)
+
+    # Namespaces: opened when first used, created by the first write.
+
+    def _namespace(self, name: str, create_dimension: int | None = None) -> Namespace | None:
+        """None if the namespace was never written and is not to be created."""
         with self._guard:
             self._own()
-            shard = self._shards.get(namespace)
-            if shard is None and (shard := self._load(namespace, create_dimension)) is not None:
-                self._shards[namespace] = shard
-        if shard is not None and create_dimension is not None:
-            _require_dimension(shard, create_dimension)
-        return shard
+            held = self._namespaces.get(name)
+            if held is None and (held := self._load(name, create_dimension)) is not None:
+                self._namespaces[name] = held
+                self._writer.submit(self._merge_if_due, name)
+        return held
 
-    def _load(self, namespace: str, create_dimension: int | None) -> _Shard | None:
-        folder = self._root / namespace_key(namespace)
-        if folder.exists() and _never_written(folder):
+    def _require(self, name: str, dimension: int) -> Namespace:
+        held = self._namespace(name, dimension)
+        if held is None:
+            raise AssertionError("a namespace is created when a dimension is given")
+        _require_dimension(held, dimension)
+        return held
+
+    def _load(self, name: str, create_dimension: int | None) -> Namespace | None:
+        folder = self._root / namespace_key(name)
+        if folder.exists() and never_written(folder):
             shutil.rmtree(folder)
         if not folder.exists():
             if create_dimension is None:
                 return None
-            _create(self._root, folder, namespace, create_dimension)
-        description = _description(folder)
-        self._require_room()  # opening one replays its log
-        engine = _opened(folder)
-        return _Shard(engine, namespace, description["dimension"], folder / "shard" / "wal")
+            create_namespace(self._root, folder, name, create_dimension)
+        return Namespace.open(folder, limit=self._seal_records, reserve=self._reserve_bytes)
 
     def _own(self) -> None:
         """Take the folder for this process, once; sweep up what a killed creation left."""
@@ -322,65 +383,50 @@ class QdrantEdgeIndex:
     def _names(self) -> list[str]:
         with self._guard:
             self._own()
-        folders = [f for f in self._root.iterdir() if (f / "namespace.json").exists()]
-        return sorted(_description(f)["namespace"] for f in folders)
+        folders = [folder for folder in self._root.iterdir() if is_namespace(folder)]
+        return sorted(read_description(folder)["namespace"] for folder in folders)
 
     def _page(
-        self, namespace: str, prefix: str, offset: qdrant.PointId | None
-    ) -> tuple[list[str], qdrant.PointId | None]:
-        shard = self._shard(namespace)
-        if shard is None:
+        self, namespace: str, prefix: str, offset: uuid.UUID | None
+    ) -> tuple[list[str], uuid.UUID | None]:
+        held = self._namespace(namespace)
+        if held is None:
             return [], None
-        request = qdrant.ScrollRequest(
-            offset=offset, limit=_PAGE, filter=_prefix_filter(prefix), with_payload=["id"]
-        )
-        points, following = shard.engine.scroll(request)
-        ids = [str(_payload(point)["id"]) for point in points]
+        points, following = held.page(offset, prefix_filter(prefix))
+        ids = [str(payload_of(found)["id"]) for found in points]
         return [i for i in ids if i.startswith(prefix)], following
 
-    def _close_shard(self, shard: _Shard) -> None:
-        """Deleted space is reclaimed by writing what is kept once more; that needs room first.
-
-        What cannot be flushed for want of room is no loss: the log, which was synced, has it.
-        """
-        folder = shard.log.parent
-        free = free_bytes(folder)
-        if free < self._reserve_bytes:
-            with contextlib.suppress(Exception):
-                shard.engine.close()
-            return
-        needed = sum(path.stat().st_blocks * 512 for path in folder.rglob("*"))
-        if free >= needed + self._reserve_bytes:
-            shard.engine.optimize()
-        shard.engine.flush()
-        shard.engine.close()
-
     def _shut(self) -> None:
+        if isinstance(self._build, ChildBuild):
+            self._build.stop()
+        self._merger.shutdown(wait=True)
         self._writer.shutdown(wait=True)
-        self._readers.shutdown(wait=True)
+        self._reader.shutdown(wait=True)
         try:
-            for shard in self._shards.values():
-                _translated(partial(self._close_shard, shard))
+            for held in self._namespaces.values():
+                translated(held.close)
         finally:
-            self._shards.clear()
+            self._namespaces.clear()
             if self._owner is not None:
                 os.close(self._owner)
                 self._owner = None
 
 
-def _opened(folder: Path) -> qdrant.EdgeShard:
-    """A damaged shard is an outage: nothing is given up while a person mends it."""
-    try:
-        return qdrant.EdgeShard.load(str(folder / "shard"))
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:  # a Rust panic is no Exception
-        if "WouldBlock" in str(error):
-            raise
-        raise TransientError(
-            f"the index cannot open {folder} ({error}); if that folder is damaged, remove it while "
-            "nothing runs, start again and let `bloomweaver scrub --repair` write it anew"
-        ) from error
+def _close(shards: Sequence[Shard]) -> None:
+    for shard in shards:
+        with contextlib.suppress(PortError):
+            translated(shard.close)
+
+
+def _remove(merge: Merge, replaced: Sequence[Shard]) -> None:
+    for shard in replaced:
+        remove(shard.folder)
+    remove(Path(f"{merge.order.target}.errors"))
+
+
+def _require_dimension(held: Namespace, dimension: int) -> None:
+    if held.dimension != dimension:
+        raise mismatch(held.name, held.dimension, dimension)
 
 
 def _lock(path: Path) -> int:
@@ -391,285 +437,12 @@ def _lock(path: Path) -> int:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             os.close(descriptor)
-            raise _held_elsewhere() from error
+            raise held_elsewhere() from error
     return descriptor
 
 
-def _held_elsewhere() -> IndexUnavailableError:
-    return IndexUnavailableError(
-        "another process holds the index: `bloomweaver up` owns it; "
-        "ask that one over HTTP, or stop it first"
-    )
-
-
-def _create(root: Path, folder: Path, namespace: str, dimension: int) -> None:
-    """Make the shard under another name and rename it: it is there whole or not at all."""
-    draft = Path(tempfile.mkdtemp(prefix=".new-", dir=root))
-    engine = qdrant.EdgeShard.create(str(draft / "shard"), _config(dimension))
-    engine.update(qdrant.UpdateOperation.create_field_index("dk", qdrant.PayloadSchemaType.Keyword))
-    engine.flush()
-    engine.close()
-    text = json.dumps({"format": _FORMAT, "namespace": namespace, "dimension": dimension})
-    with (draft / "namespace.json").open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    _sync_tree(draft)
-    draft.rename(folder)
-    _sync_folder(root)
-
-
-def _config(dimension: int) -> qdrant.EdgeConfig:
-    vectors = qdrant.EdgeVectorParams(size=dimension, distance=qdrant.Distance.Cosine)
-    # 0: never build a graph; one segment, so that a query makes one pass.
-    optimizers = qdrant.EdgeOptimizersConfig(indexing_threshold=0, default_segment_number=1)
-    return qdrant.EdgeConfig(vectors=vectors, optimizers=optimizers)
-
-
-def _sync_tree(folder: Path) -> None:
-    for path in [folder, *folder.rglob("*")]:
-        _sync_folder(path)
-
-
-def _sync_folder(path: Path) -> None:
-    if sys.platform != "win32":
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _never_written(folder: Path) -> bool:
-    """A folder without description and segments held no record: something died creating it."""
-    described = (folder / "namespace.json").exists()
-    return not described and not any((folder / "shard" / "segments").glob("*/segment.json"))
-
-
-def _description(folder: Path) -> dict[str, Any]:
-    try:
-        description: dict[str, Any] = json.loads((folder / "namespace.json").read_bytes())
-    except (OSError, ValueError) as error:
-        raise PermanentError(
-            f"the index folder {folder.name} has no readable namespace.json: restore it"
-        ) from error
-    if description.get("format") != _FORMAT:
-        raise PermanentError(
-            f"the index folder {folder.name} has format {description.get('format')}; "
-            f"this version reads {_FORMAT}"
-        )
-    return description
-
-
-def _translated(call: Callable[[], T]) -> T:
-    """Run `call`; what the engine raises (a plain Exception, or a panic) leaves as a port error."""
-    try:
-        return call()
-    except PortError:
-        raise
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except (TypeError, ValueError) as error:
-        raise PermanentError(f"the index cannot hold or compare this value: {error}") from error
-    except BaseException as error:  # a Rust panic is no Exception
-        if "WouldBlock" in str(error):
-            raise _held_elsewhere() from error
-        raise TransientError(f"the index failed: {error}") from error
-
-
-# Records.
-
-
-def _common_dimension(namespace: str, records: Sequence[Record]) -> int:
-    dimension = len(records[0].vector)
-    for record in records:
-        if len(record.vector) != dimension:
-            raise _mismatch(namespace, dimension, len(record.vector))
-        if not math.isfinite(sum(record.vector)):
-            raise PermanentError(f"the vector of record {record.id} is not finite")
-    return dimension
-
-
-def _require_dimension(shard: _Shard, dimension: int) -> None:
-    if shard.dimension != dimension:
-        raise _mismatch(shard.namespace, shard.dimension, dimension)
-
-
-def _mismatch(namespace: str, held: int, given: int) -> DimensionMismatchError:
-    return DimensionMismatchError(
-        f"namespace {namespace!r} holds vectors of {held} dimensions, this one has {given}"
-    )
-
-
-def _point_id(record_id: str) -> uuid.UUID:
-    """The engine takes integers and UUIDs; the same id always gives the same one."""
-    return uuid.UUID(bytes=hashlib.sha256(record_id.encode()).digest()[:16])
-
-
-def _point(record: Record) -> qdrant.Point:
-    payload = {
-        "id": record.id,
-        "dk": record.id[:DOCUMENT_KEY_LENGTH],
-        "document_id": record.document_id,
-        "generation": record.generation,
-        "number": record.number,
-        "doc_hash": record.doc_hash,
-        "heading_path": list(record.heading_path),
-        "text": record.text,
-        "metadata": {_stored_name(k): _stored(k, v) for k, v in record.metadata.items()},
-    }
-    # The engine reads some floats back with another last digit: filters can live with that.
-    if exact := {k: repr(v) for k, v in record.metadata.items() if isinstance(v, float)}:
-        payload["floats"] = exact
-    return qdrant.Point(_point_id(record.id), record.vector.tolist(), payload)
-
-
-def _match(point: qdrant.ScoredPoint) -> Match:
-    # Rounding takes the cosine of equal vectors a little over 1.
-    return Match(score=max(-1.0, min(1.0, point.score)), **_fields(_payload(point)))
-
-
-def _record(point: qdrant.Record) -> Record:
-    vector = np.asarray(point.vector, dtype=np.float32)
-    return Record(vector=array("f", vector.tobytes()), **_fields(_payload(point)))
-
-
-def _fields(payload: dict[str, Any]) -> dict[str, Any]:
-    """What a match and a record have in common."""
-    metadata = payload["metadata"].items()
-    return {
-        "id": payload["id"],
-        "document_id": payload["document_id"],
-        "generation": payload["generation"],
-        "number": payload["number"],
-        "doc_hash": payload["doc_hash"],
-        "heading_path": tuple(payload["heading_path"]),
-        "text": payload["text"],
-        "metadata": {
-            **{_user_name(k): v if v != {} else [] for k, v in metadata},
-            **{k: float(v) for k, v in payload.get("floats", {}).items()},
-        },
-    }
-
-
-def _payload(point: qdrant.ScoredPoint | qdrant.Record) -> dict[str, Any]:
-    if point.payload is None:
-        raise PermanentError(f"point {point.id} in the index has no payload")
-    return point.payload
-
-
-# A quoted path takes any character but these two, and knows no escape for them.
-_ESCAPES: Final = (("%", "%25"), ('"', "%22"), ("\\", "%5C"))
-
-
-def _stored_name(name: str) -> str:
-    for character, escape in _ESCAPES:
-        name = name.replace(character, escape)
-    return name
-
-
-def _user_name(name: str) -> str:
-    for character, escape in reversed(_ESCAPES):
-        name = name.replace(escape, character)
-    return name
-
-
-def _stored(name: str, value: MetadataValue) -> object:
-    """The engine takes an empty list for no value; an empty object, never a user's, exists."""
-    if isinstance(value, int) and not -(2**63) <= value < 2**63:
-        raise PermanentError(f"metadata field {name!r}: integers must fit 64 bits")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise PermanentError(f"metadata field {name!r}: numbers must be finite")
-    return {} if value == [] else value
-
-
-# Filters.
-
-
-def _prefix_filter(prefix: str) -> qdrant.Filter | None:
-    """By the indexed document key where the prefix holds one; else every record is looked at."""
-    if len(prefix) < DOCUMENT_KEY_LENGTH:
-        return None
-    key = qdrant.MatchValue(prefix[:DOCUMENT_KEY_LENGTH])
-    return qdrant.Filter(must=[qdrant.FieldCondition(key="dk", match=key)])
-
-
-def _condition(where: MetadataFilter) -> Condition:
-    if isinstance(where, FieldFilter):
-        return _field_condition(where)
-    return _combined(where)
-
-
-def _combined(where: Filter) -> Condition:
-    parts = [_condition(part) for part in where.parts]
-    if where.mode == "all":
-        return qdrant.Filter(must=parts)
-    if where.mode == "any":
-        return _any_of(parts)
-    raise PermanentError(f"unknown filter mode {where.mode!r}: all and any are known")
-
-
-def _any_of(conditions: list[Condition]) -> qdrant.Filter:
-    """An empty `should` would match everything; none of nothing must match nothing."""
-    return qdrant.Filter(min_should=qdrant.MinShould(conditions, 1))
-
-
-def _field_condition(where: FieldFilter) -> Condition:
-    key = f'metadata."{_stored_name(where.field)}"'
-    value = where.value
-    if where.op in {"eq", "ne"}:
-        equal = _equals(key, value)
-        return equal if where.op == "eq" else _not(equal)
-    if where.op in {"in", "nin"}:
-        values = value if isinstance(value, tuple) else (value,)
-        among = _any_of(_memberships(key, values))
-        return among if where.op == "in" else _not(among)
-    if where.op == "exists":
-        empty = qdrant.IsEmptyCondition(key)
-        return _not(empty) if value else empty
-    return _range(key, where.op, value)
-
-
-def _memberships(key: str, values: Sequence[object]) -> list[Condition]:
-    """One condition for all strings together: a thousand of them cost one look-up a record."""
-    texts = [item for item in values if isinstance(item, str)]
-    others = [_equals(key, item) for item in values if not isinstance(item, str)]
-    if texts:
-        others.append(qdrant.FieldCondition(key=key, match=qdrant.MatchAny(texts)))
-    return others
-
-
-def _not(condition: Condition) -> qdrant.Filter:
-    return qdrant.Filter(must_not=[condition])
-
-
-def _equals(key: str, value: object) -> Condition:
-    return qdrant.FieldCondition(key=key, **_equality(value))
-
-
-def _equality(value: object) -> dict[str, Any]:
-    if isinstance(value, bool):
-        # The binding takes Python's bool for the integer it also is; numpy's is none.
-        return {"match": qdrant.MatchValue(np.bool_(value))}  # type: ignore[arg-type]
-    if isinstance(value, str):
-        return {"match": qdrant.MatchValue(value)}
-    if isinstance(value, int) and abs(value) >= _EXACT_FLOAT:
-        return {"match": qdrant.MatchValue(value)}
-    if isinstance(value, int | float):
-        # An integer match would miss 1.0 for 1, and there is no match for floats.
-        return {"range": qdrant.RangeFloat(gte=float(value), lte=float(value))}
-    raise PermanentError(f"a filter cannot compare with {value!r}")
-
-
-def _range(key: str, op: str, value: object) -> Condition:
-    if op not in {"gt", "gte", "lt", "lte"}:
-        raise PermanentError(f"unknown filter operator {op!r}")
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise PermanentError(f"{op} compares numbers, not {value!r}")
-    return qdrant.FieldCondition(key=key, range=qdrant.RangeFloat(**{op: float(value)}))
-
-
-def connect(url: str, settings: Settings, receiver: str) -> QdrantEdgeIndex:
+def connect(url: str, settings: Settings, receiver: str) -> Index:
     """`qdrant-edge:` keeps the index in the data folder, `qdrant-edge:/a/folder` elsewhere."""
     path = url.partition(":")[2]
-    return QdrantEdgeIndex(Path(path) if path else settings.data_dir / "index")
+    index = QdrantEdgeIndex(Path(path) if path else settings.data_dir / "index")
+    return cached(index, entries=settings.query_cache_entries)

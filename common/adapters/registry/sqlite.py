@@ -12,6 +12,7 @@ from typing import Any
 
 import structlog
 
+from common.bounded_map import BoundedMap
 from common.model import DocumentKey, EmbeddingProfile, Event, EventKind, Row, Status
 from common.ports.registry import KEPT_EVENTS, History, NamespaceCounts, Page
 from common.settings import Settings
@@ -30,6 +31,9 @@ log = structlog.get_logger(__name__)
 __all__ = ["SqliteRegistry"]
 
 _KEYS_PER_QUERY = 500
+_ROWS_KEPT, _ROW_BYTES_KEPT = 8192, 32 * 1024 * 1024
+_VALUE_PER_BODY = 4
+"""Bytes that a row and its JSON take for each character of the JSON."""
 _CURSOR_MARK = b"after:"
 _LAST_INTEGER = 2**63 - 1
 _WRITES_PER_DROP = 50
@@ -105,6 +109,7 @@ class SqliteRegistry:
 
     def __init__(self, path: Path) -> None:
         self._database = SqliteDatabase(path, _SCHEMA, durable=True)
+        self._read_lately: BoundedMap[str, Row] = BoundedMap(_ROWS_KEPT, _ROW_BYTES_KEPT)
 
     async def close(self) -> None:
         await self._database.close()
@@ -122,8 +127,16 @@ class SqliteRegistry:
         def get_many(db: sqlite3.Connection) -> list[str]:
             return [body for query in _queries(keys) for (body,) in db.execute(*query).fetchall()]
 
-        rows = map(row_from_json, await self._database.read(get_many))
+        rows = map(self._row, await self._database.read(get_many))
         return {row.key: row for row in rows}
+
+    def _row(self, body: str) -> Row:
+        """Every search reads rows that others read before: an equal body is the same value."""
+        row = self._read_lately.get(body)
+        if row is None:
+            row = row_from_json(body)
+            self._read_lately.put(body, row, _VALUE_PER_BODY * len(body))
+        return row
 
     async def put_if(self, row: Row) -> Row | None:
         stored = replace(row, revision=row.revision + 1, news=())
@@ -247,10 +260,10 @@ def _tell(db: sqlite3.Connection, row: Row, news: Sequence[Event]) -> None:
 
 def _queries(keys: Sequence[DocumentKey]) -> Iterator[tuple[str, list[str]]]:
     """Queries of bounded size that together find all keys, each within one namespace."""
-    by_namespace: dict[str, list[str]] = {}
-    for key in dict.fromkeys(keys):
-        by_namespace.setdefault(key.namespace, []).append(key.document_id)
-    for namespace, ids in by_namespace.items():
+    by_namespace: dict[str, dict[str, None]] = {}
+    for key in keys:
+        by_namespace.setdefault(key.namespace, {})[key.document_id] = None
+    for namespace, ids in ((name, list(found)) for name, found in by_namespace.items()):
         for start in range(0, len(ids), _KEYS_PER_QUERY):
             part = ids[start : start + _KEYS_PER_QUERY]
             marks = ",".join("?" * len(part))
