@@ -35,6 +35,7 @@ async def open_ports(settings: Settings, *, receiver: str, own_index: bool) -> A
             queue=await opened("queue", settings.queue_url),
             registry=await opened("registry", settings.registry_url),
             blobs=await opened("blobs", settings.blobs_url),
+            vectors=await opened("vectors", settings.vectors_url),
             embedder=await opened("embedder", settings.embedder_url),
             index=await opened("index", settings.index_url) if own_index else None,
         )

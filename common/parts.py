@@ -16,6 +16,7 @@ from common.ports.embedder import Embedder
 from common.ports.index import Index
 from common.ports.queue import Queue
 from common.ports.registry import Registry
+from common.ports.vectors import VectorCache
 from common.scrubbing import ScrubService
 from common.settings import Settings
 from common.transitions import Timers
@@ -39,6 +40,7 @@ class Ports:
     queue: Queue
     registry: Registry
     blobs: BlobStore
+    vectors: VectorCache
     embedder: Embedder
     index: Index | None
     fleet_status: Callable[[], FleetStatus] | None = None

@@ -165,7 +165,8 @@ def _described(new: Desired, before: Desired | None) -> str:
 
 
 def _pending(row: Row, now: float, timers: Timers) -> Row:
-    fresh = replace(row, status=Status.PENDING, attempts=0, error=None, claim=None)
+    """The claim stays: who embeds an older version goes on with this one (`claim`)."""
+    fresh = replace(row, status=Status.PENDING, attempts=0, error=None)
     return schedule(fresh, now, timers)
 
 
@@ -205,15 +206,21 @@ def may_forget(row: Row, now: float, timers: Timers) -> bool:
 # --- embed ----------------------------------------------------------------------------------------
 
 
-def claim(row: Row, message_id: str, now: float, until: float, timers: Timers) -> Row | None:
-    """Take the desired version for this message; None: another live message has it."""
+# A claim names the message that answers for the document until it is let go. While it lives, the
+# wake-ups of newer versions end without doing anything, so that a burst of edits is embedded once
+# more, not once each. Therefore its message ends only after a look at the row that either takes the
+# newest version or finds nothing left to do and lets the claim go, in one write.
+
+
+def is_held_by_another(row: Row, message_id: str, now: float) -> bool:
+    """Whether another live message embeds this document, whichever version of it."""
     held = row.claim
-    if (
-        held is not None
-        and held.version == row.desired.version
-        and held.message_id != message_id
-        and held.until > now
-    ):
+    return held is not None and held.message_id != message_id and held.until > now
+
+
+def claim(row: Row, message_id: str, now: float, until: float, timers: Timers) -> Row | None:
+    """Take the desired version for this message; None: another one will come to it, or did."""
+    if not row.behind or row.desired.tombstone or is_held_by_another(row, message_id, now):
         return None
     taken = replace(
         row,
@@ -232,6 +239,13 @@ def extend_claim(row: Row, message_id: str, now: float, until: float, timers: Ti
     if held is None or held.message_id != message_id:
         return None
     return schedule(replace(row, claim=replace(held, until=until)), now, timers)
+
+
+def let_go(row: Row, message_id: str, now: float, timers: Timers) -> Row | None:
+    """End the claim of a message that does not go on; None: it has none."""
+    if row.claim is None or row.claim.message_id != message_id:
+        return None
+    return schedule(replace(row, claim=None), now, timers)
 
 
 def release_claim(row: Row, version: int, now: float, timers: Timers) -> Row | None:

@@ -11,9 +11,11 @@ from pathlib import Path
 from common.adapters.blobs.folder import FolderBlobStore
 from common.adapters.queue.sqlite import SqliteQueue
 from common.adapters.registry.sqlite import SqliteRegistry
+from common.adapters.vectors.memory import MemoryVectorCache
 from common.chunking.chunker import ChunkSizes
 from common.model import DocumentKey, MetadataValue, QueueName, Record, Row, expand
 from common.ports.queue import Delivery
+from common.ports.vectors import VectorCache
 from common.storage.data_folder import DataFolder
 from tests.builders import TIMERS
 from tests.fakes.embedder import HashEmbedder
@@ -41,6 +43,10 @@ class Clock:
         return self.now
 
 
+def memory_vectors() -> MemoryVectorCache:
+    return MemoryVectorCache(limit_bytes=2**24, unused_seconds=1e9)
+
+
 @dataclass
 class Pipeline:
     """Everybody looks at the same `clock`."""
@@ -51,6 +57,8 @@ class Pipeline:
     blobs: FolderBlobStore
     index: MemoryIndex = field(default_factory=MemoryIndex)
     embedder: HashEmbedder = field(default_factory=HashEmbedder)
+    vectors: VectorCache = field(default_factory=memory_vectors)
+    sizes: ChunkSizes = field(default_factory=lambda: ChunkSizes(target_tokens=40, max_tokens=128))
 
     @property
     def acceptor(self) -> Acceptor:
@@ -94,7 +102,8 @@ class Pipeline:
             blobs=self.blobs,
             queue=self.queue,
             embedder=self.embedder,
-            sizes=ChunkSizes(target_tokens=40, max_tokens=128),
+            vectors=self.vectors,
+            sizes=self.sizes,
             timers=TIMERS,
             claim_seconds=30,
             clock=self.clock,

@@ -69,7 +69,7 @@ def consumer_of(ports: Ports, name: QueueName, handler: Handler, concurrency: in
         queue=ports.queue,
         name=name,
         handle=handler,
-        note=RegistryNote(registry=ports.registry, timers=timers_of(settings)),
+        note=RegistryNote(registry=ports.registry, queue=ports.queue, timers=timers_of(settings)),
         concurrency=concurrency,
         visibility_seconds=settings.visibility_timeout_seconds,
         max_receives=settings.max_receives,

@@ -1,43 +1,68 @@
-"""The embed handler: from a wake-up to a pack. Embeds only chunks the applied pack lacks."""
+"""The embed handler: from a wake-up to a pack. Embeds only chunks that nobody embedded before.
+
+A wake-up that claimed a document answers for it: when the pack is written it looks whether a newer
+version is desired by now, and goes on with the newest. The wake-ups of versions in between end
+without doing anything, so that a burst of edits costs one more embedding, not one each.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import structlog
 
 from common import identity, telemetry
 from common.chunking.chunk import Chunk, embedding_text
-from common.chunking.chunker import CHUNKER_VERSION, ChunkSizes, TokenCounter, chunk_text
+from common.chunking.chunker import CHUNKER_VERSION, ChunkSizes, chunk_text
 from common.clock import Clock, system_clock
 from common.extraction.extract import extract
 from common.model import Desired, DocumentKey, QueueName, Row, Vector, WakeUp
 from common.pack import Pack, PackedChunk
 from common.ports.blobs import BlobNotFoundError, BlobStore
-from common.ports.embedder import Embedder
+from common.ports.embedder import Embedder, Passage, Tokenizer
 from common.ports.errors import TransientError
 from common.ports.queue import Delivery, Queue
 from common.ports.registry import Registry
-from common.transitions import Timers, claim, extend_claim
+from common.ports.vectors import VectorCache
+from common.transitions import Timers, claim, extend_claim, is_held_by_another, let_go
 from workers.lease import Lease
 from workers.outcome import Done, HandlerOutcome
-from workers.packs import read_applied_pack, read_pack, write_pack
+from workers.packs import read_pack, write_pack
 from workers.retry import PermanentFailureError
-from workers.rows import change_row
+from workers.reuse import Reuse
+from workers.rows import RACES_BEFORE_GIVING_UP, change_row
 from workers.unforeseen import tell
 
 log = structlog.get_logger(__name__)
 
-SLICE_CHUNKS = 16
-"""Chunks given to the model at once: a second or so of work, so that documents take turns."""
+SLICE_CHUNKS = 8
+"""Chunks handed to the embedder in one call; their vectors are in the cache when they are ready."""
+SLICES_IN_FLIGHT = 4
+"""Calls of one document under way: as one ends the next begins, so that the model always has work,
+and a long document does not fill the queue of those that came after it."""
+VERSIONS_AT_MOST = 4
+"""Embedded for one message. A document under steady editing then waits its turn behind others."""
 
 
 def chunker_profile(sizes: ChunkSizes) -> str:
     """What decides the chunk list besides the content; part of every doc_hash."""
     return f"v{CHUNKER_VERSION}:{sizes.target_tokens}:{sizes.max_tokens}:{sizes.max_characters}"
+
+
+@dataclass(slots=True)
+class _Turn:
+    """What one delivery has come to so far."""
+
+    delivery: Delivery
+    lease: Lease
+    packed: int = 0
+    """The last version whose pack exists and whose apply queue was woken for it."""
+    versions: int = 0
+    """How many were embedded."""
+    why: str = "already applied"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -48,42 +73,83 @@ class EmbedHandler:
     blobs: BlobStore
     queue: Queue
     embedder: Embedder
+    vectors: VectorCache
     sizes: ChunkSizes
     timers: Timers
     claim_seconds: float
     document_timeout_seconds: float = 7200.0
     clock: Clock = system_clock
+    _reuse: Reuse = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._reuse = Reuse(self.blobs, self.vectors, self.embedder.profile)
 
     async def __call__(self, delivery: Delivery, lease: Lease) -> HandlerOutcome:
-        wake_up = delivery.wake_up
-        row = await self.registry.get(wake_up.key)
-        if row is None or not row.behind:
-            return Done("already applied")
-        if row.desired.tombstone:
+        """It ends with a look at the row that finds nothing left to do and lets the claim go."""
+        turn, key = _Turn(delivery, lease), delivery.wake_up.key
+        for _ in range(RACES_BEFORE_GIVING_UP):
+            row = await self.registry.get(key)
+            if row is None:
+                return Done(turn.why)
+            if self._is_left_to(turn, row):
+                await self._make_version(turn, row)
+            elif await self._let_go(turn, row):
+                return await self._ended(turn, row)
+        raise TransientError(f"too many writers at once on document {key.document_id!r}")
+
+    def _is_left_to(self, turn: _Turn, row: Row) -> bool:
+        """Whether the desired version lacks a pack that this message should make."""
+        return (
+            self._is_open(turn, row)
+            and turn.versions < VERSIONS_AT_MOST
+            and not is_held_by_another(row, turn.delivery.message_id, self.clock())
+        )
+
+    def _is_open(self, turn: _Turn, row: Row) -> bool:
+        return row.behind and not row.desired.tombstone and row.desired.version > turn.packed
+
+    async def _let_go(self, turn: _Turn, row: Row) -> bool:
+        """Leave the claim, if `row` is still as it was read: nobody else is woken for it."""
+        free = let_go(row, turn.delivery.message_id, self.clock(), self.timers)
+        return free is None or await self.registry.put_if(free) is not None
+
+    async def _ended(self, turn: _Turn, row: Row) -> Done:
+        if row.behind and row.desired.tombstone:
             await self._wake(QueueName.DELETE, row, "")
             return Done("is a delete")
-        await self._check_profile(wake_up.namespace)
-        doc_hash = self._doc_hash(row.desired)
-        if await read_pack(self.blobs, row.key, row.desired.version, doc_hash) is not None:
+        if not self._is_open(turn, row):
+            return Done(turn.why)
+        if turn.versions >= VERSIONS_AT_MOST:
+            await self._wake(QueueName.CHANGE, row, "")
+            return Done("embedded, and passed on")
+        return Done("embedded" if turn.versions else "another wake-up has it")
+
+    async def _make_version(self, turn: _Turn, row: Row) -> None:
+        """The pack of what `row` desires; nothing if the row was changed meanwhile."""
+        turn.lease.check()
+        desired = row.desired
+        await self._check_profile(row.key.namespace)
+        doc_hash = self._doc_hash(desired)
+        if await read_pack(self.blobs, row.key, desired.version, doc_hash) is not None:
+            turn.packed, turn.why = desired.version, "pack exists"
             await self._wake_apply(row, doc_hash)
-            return Done("pack exists")
+            return
         claimed = await change_row(
-            self.registry, row.key, lambda fresh: self._claim(fresh, row.desired, delivery)
+            self.registry, row.key, lambda fresh: self._claim(fresh, desired, turn.delivery)
         )
         if claimed is None:
-            return Done("another wake-up has it")
-        pack = await self._claimed_pack(claimed, doc_hash, delivery, lease)
+            return
+        pack = await self._claimed_pack(claimed, doc_hash, turn.delivery, turn.lease)
         await write_pack(self.blobs, row.key, pack)
         await self._wake_apply(claimed, doc_hash)
-        return Done("embedded")
+        turn.packed, turn.versions, turn.why = desired.version, turn.versions + 1, "embedded"
 
     def _claim(self, row: Row, planned: Desired, delivery: Delivery) -> Row | None:
-        """None as well when a newer change came in between: its own wake-up is on its way."""
-        if not row.behind or row.desired.version != planned.version:
+        """None as well when a newer change came in between: then that one is to be planned."""
+        if row.desired.version != planned.version:
             return None
         now = self.clock()
-        until = now + self.claim_seconds
-        return claim(row, delivery.message_id, now, until, self.timers)
+        return claim(row, delivery.message_id, now, now + self.claim_seconds, self.timers)
 
     async def _check_profile(self, namespace: str) -> None:
         ours = self.embedder.profile
@@ -125,17 +191,26 @@ class EmbedHandler:
 
     async def _make_pack(self, row: Row, doc_hash: str, lease: Lease) -> Pack:
         content = await self._content(row)
-        counter = await self.embedder.token_counter()
+        tokenizer = await self.embedder.tokenizer()
         chunks = await asyncio.to_thread(
-            make_chunks, content, row.desired.content_type, counter, self.sizes
+            make_chunks, content, row.desired.content_type, tokenizer, self.sizes
         )
-        known = await self._known_vectors(row)
-        missing = list({c.hash: c for c in chunks if c.hash not in known}.values())
-        known.update(await self._embed(missing, lease))
-        telemetry.CHUNKS.labels("embedded").inc(len(missing))
-        telemetry.CHUNKS.labels("reused").inc(len(chunks) - len(missing))
-        log.info("document.embedded", chunks=len(chunks), embedded=len(missing))
-        return self._pack(row, doc_hash, chunks, known, len(missing))
+        different = {chunk.hash: chunk for chunk in chunks}
+        vectors = await self._reuse.known(row, list(different))
+        missing = [chunk for chunk_hash, chunk in different.items() if chunk_hash not in vectors]
+        vectors.update(await self._embed(row.key.namespace, missing, lease))
+        embedded, reused = len(missing), len(chunks) - len(missing)
+        telemetry.CHUNKS.labels("embedded").inc(embedded)
+        telemetry.EMBEDDED_TOKENS.inc(sum(chunk.token_count for chunk in missing))
+        telemetry.CHUNKS.labels("reused").inc(reused)
+        log.info(
+            "document.embedded",
+            version=row.desired.version,
+            chunks=len(chunks),
+            embedded=embedded,
+            reused=reused,
+        )
+        return self._pack(row, doc_hash, chunks, vectors, embedded)
 
     async def _content(self, row: Row) -> bytes:
         try:
@@ -148,30 +223,53 @@ class EmbedHandler:
             raise PermanentFailureError("the stored content is damaged; send the document again")
         return content
 
-    async def _known_vectors(self, row: Row) -> dict[str, Vector[float]]:
-        if row.applied.embedding_profile != self.embedder.profile.id:
+    async def _embed(
+        self, namespace: str, chunks: Sequence[Chunk], lease: Lease
+    ) -> dict[str, Vector[float]]:
+        """By chunk hash. Slices run side by side; each is remembered as soon as it is ready."""
+        if not chunks:
             return {}
-        base = await read_applied_pack(self.blobs, row.key, row.applied)
-        if base is None:
-            return {}
-        return {c.hash: v for c, v in zip(base.chunks, base.vectors, strict=True)}
-
-    async def _embed(self, chunks: Sequence[Chunk], lease: Lease) -> dict[str, Vector[float]]:
-        vectors: dict[str, Vector[float]] = {}
         began = asyncio.get_running_loop().time()
-        for start in range(0, len(chunks), SLICE_CHUNKS):
+        vectors: dict[str, Vector[float]] = {}
+        under_way: list[asyncio.Task[dict[str, Vector[float]]]] = []
+        slices = _slices(chunks)
+        try:
+            while self._begin_slices(under_way, slices, namespace, lease):
+                await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+                for task in [task for task in under_way if task.done()]:
+                    under_way.remove(task)
+                    vectors.update(task.result())
+        finally:
+            for task in under_way:
+                task.cancel()
+            await asyncio.gather(*under_way, return_exceptions=True)
+        telemetry.EMBED_SECONDS.observe(asyncio.get_running_loop().time() - began)
+        return vectors
+
+    def _begin_slices(
+        self,
+        under_way: list[asyncio.Task[dict[str, Vector[float]]]],
+        slices: Iterator[Sequence[Chunk]],
+        namespace: str,
+        lease: Lease,
+    ) -> bool:
+        """Fill the window; whether anything is under way. Raises LeaseExpiredError."""
+        while len(under_way) < SLICES_IN_FLIGHT and (part := next(slices, None)) is not None:
             lease.check()
-            part = chunks[start : start + SLICE_CHUNKS]
-            texts = [embedding_text(chunk.heading_path, chunk.text) for chunk in part]
-            for chunk, vector in zip(part, await self.embedder.embed_documents(texts), strict=True):
-                vectors[chunk.hash] = vector
-        if chunks:
-            took = asyncio.get_running_loop().time() - began
-            telemetry.EMBED_SECONDS.observe(took)
+            under_way.append(asyncio.create_task(self._embed_slice(namespace, part)))
+        return bool(under_way)
+
+    async def _embed_slice(
+        self, namespace: str, chunks: Sequence[Chunk]
+    ) -> dict[str, Vector[float]]:
+        passages = [Passage(embedding_text(c.heading_path, c.text), c.token_ids) for c in chunks]
+        made = await self.embedder.embed_documents(passages)
+        vectors = {chunk.hash: vector for chunk, vector in zip(chunks, made, strict=True)}
+        await self._reuse.remember(namespace, vectors)
         return vectors
 
     async def _renew_claim(self, key: DocumentKey, delivery: Delivery) -> None:
-        """Until it is cancelled, or a newer version is desired: this one's pack may still help."""
+        """Until it is cancelled, or someone else has the claim: this pack may still help."""
         while True:
             await asyncio.sleep(self.claim_seconds / 3)
             try:
@@ -229,10 +327,15 @@ class EmbedHandler:
 
 
 def make_chunks(
-    content: bytes, content_type: str, counter: TokenCounter, sizes: ChunkSizes
+    content: bytes, content_type: str, tokenizer: Tokenizer, sizes: ChunkSizes
 ) -> list[Chunk]:
     """CPU-bound: call it in a thread. Raises UnreadableDocument."""
-    return chunk_text(extract(content, content_type), counter, sizes)
+    return chunk_text(extract(content, content_type), tokenizer, sizes)
+
+
+def _slices(chunks: Sequence[Chunk]) -> Iterator[Sequence[Chunk]]:
+    for start in range(0, len(chunks), SLICE_CHUNKS):
+        yield chunks[start : start + SLICE_CHUNKS]
 
 
 def _packed(chunk: Chunk) -> PackedChunk:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from common.clock import Clock, system_clock
-from common.model import Row
-from common.ports.queue import Delivery
+from common.model import QueueName, Row, Status, WakeUp
+from common.ports.queue import Delivery, Queue
 from common.ports.registry import Registry
-from common.transitions import Timers, fail, note_error, reopen
+from common.transitions import Timers, fail, let_go, note_error, reopen
 from workers.outcome import Done, GiveUp, HandlerOutcome, NotBuried, Retry
 from workers.rows import change_row
 
@@ -18,9 +18,14 @@ UNTRIED_SECONDS = 600.0
 
 @dataclass(slots=True, kw_only=True)
 class RegistryNote:
-    """People and the sweeper look at the row, so the row says what went wrong."""
+    """People and the sweeper look at the row, so the row says what went wrong.
+
+    A message that is given up answers for its document no longer (`common.transitions.claim`): a
+    newer version, whose own wake-up may have relied on it, is woken.
+    """
 
     registry: Registry
+    queue: Queue
     timers: Timers
     clock: Clock = system_clock
 
@@ -28,6 +33,21 @@ class RegistryNote:
         await change_row(
             self.registry, delivery.wake_up.key, lambda row: self._noted(row, delivery, outcome)
         )
+        if isinstance(outcome, GiveUp):
+            await self._wake_newer(delivery)
+
+    async def _wake_newer(self, delivery: Delivery) -> None:
+        """What is behind and has not failed was accepted after what is given up."""
+        row = await self.registry.get(delivery.wake_up.key)
+        if row is None or not row.behind or row.status is Status.FAILED or row.desired.tombstone:
+            return
+        wake_up = WakeUp(
+            namespace=row.key.namespace,
+            document_id=row.key.document_id,
+            version=row.desired.version,
+            traceparent=row.desired.traceparent,
+        )
+        await self.queue.send(QueueName.CHANGE, [wake_up])
 
     def _noted(
         self, row: Row, delivery: Delivery, outcome: HandlerOutcome | NotBuried
@@ -41,9 +61,13 @@ class RegistryNote:
             case Retry(delay_seconds, reason):
                 now = self.clock()
                 noted = note_error(row, version, reason, now, self.timers)
-                return noted and self._left_alone(noted, now + delay_seconds)
+                if noted is not None:
+                    return self._left_alone(noted, now + delay_seconds)
+                return let_go(row, delivery.message_id, now, self.timers)
             case GiveUp(reason):
-                return fail(row, version, reason, self.clock(), self.timers)
+                now = self.clock()
+                failed = fail(row, version, reason, now, self.timers)
+                return failed or let_go(row, delivery.message_id, now, self.timers)
             case NotBuried(reason):
                 # Whatever version was failed just now: the claim that named it is gone.
                 return reopen(row, row.desired.version, reason, self.clock(), self.timers)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from common.model import Applied, IdRange, expand
-from common.pack import Pack
+from common.pack import Pack, PackedChunk
 from common.transitions import compress
 
 
@@ -31,19 +31,25 @@ class Plan:
 def plan_apply(pack: Pack, applied: Applied, base: Pack | None) -> Plan:
     """Keep the records whose chunk is in the base, each once; write the others.
 
-    Records carry metadata and vectors, so they are kept only under the same of both. Equal
-    chunks are matched in order of their occurrence.
+    Records carry metadata and vectors, so they are kept only under the same of both, and heading
+    path and text, so that these decide which chunks are equal (a chunk's hash is that of what is
+    embedded, which is less). Equal chunks are matched in order of their occurrence.
     """
     if base is None or not _reusable(pack, applied, base):
         return Plan((None,) * len(pack.chunks))
-    waiting: defaultdict[str, deque[tuple[int, int]]] = defaultdict(deque)
+    waiting: defaultdict[Written, deque[tuple[int, int]]] = defaultdict(deque)
     for chunk, ids in zip(base.chunks, expand(applied.manifest), strict=True):
-        waiting[chunk.hash].append(ids)
-    return Plan(
-        tuple(
-            waiting[chunk.hash].popleft() if waiting[chunk.hash] else None for chunk in pack.chunks
-        )
-    )
+        waiting[_written(chunk)].append(ids)
+    found = [waiting[_written(chunk)] for chunk in pack.chunks]
+    return Plan(tuple(ids.popleft() if ids else None for ids in found))
+
+
+Written = tuple[tuple[str, ...], str]
+
+
+def _written(chunk: PackedChunk) -> Written:
+    """What a record says of its chunk."""
+    return chunk.heading_path, chunk.text
 
 
 def _reusable(pack: Pack, applied: Applied, base: Pack) -> bool:

@@ -1,12 +1,14 @@
 """A chunk: the unit that is embedded, stored and found."""
 
+from __future__ import annotations
+
 import hashlib
-import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from common.extraction.extracted_text import heading_title
+from common.ports.embedder import TokenIds
 
 HEADING_CUT: Final = "…"  # what a heading that was cut ends with
 
@@ -20,8 +22,9 @@ class Chunk:
 
     text is exactly the extracted text from start to end (characters, half open). heading_path
     holds the headings above it and that of its own section, outermost first, shortened where
-    they would fill the window. token_count is that of embedding_text(heading_path, text) in the
-    model's tokenizer, special tokens included.
+    they would fill the window; the last of them is embedded with the text. token_count is that of
+    embedding_text(heading_path, text) in the model's tokenizer, special tokens included;
+    token_ids are those tokens without the special ones.
     """
 
     text: str
@@ -29,39 +32,45 @@ class Chunk:
     end: int
     heading_path: tuple[str, ...]
     token_count: int
+    token_ids: TokenIds[int] | None = field(default=None, repr=False, compare=False)
 
     @property
     def hash(self) -> str:
         """SHA-256, in hexadecimal, of what is embedded: chunks of one hash share a vector."""
-        value = json.dumps(
-            [self.heading_path, self.text], ensure_ascii=False, separators=(",", ":")
-        )
+        value = embedding_text(self.heading_path, self.text)
         return hashlib.sha256(value.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def embedding_text(heading_path: tuple[str, ...], text: str) -> str:
-    """What is embedded for a chunk: its heading path on a line of its own, then its text.
+    """What is embedded for a chunk: the heading of its section on a line of its own, then its text.
 
-    The headings that the text itself begins with are left out, so as not to say them twice.
+    Only the nearest heading: so a title that changes, or a document that moves within a site, is
+    no reason to embed everything below it again. It is left out where the text begins with it.
     """
-    path = _not_stated(heading_path, text)
-    return f"{' > '.join(path)}\n{text}" if path else text
+    heading = embedded_heading(heading_path, text)
+    return f"{heading}\n{text}" if heading else text
 
 
-def _not_stated(heading_path: tuple[str, ...], text: str) -> tuple[str, ...]:
-    path = list(heading_path)
+def embedded_heading(heading_path: tuple[str, ...], text: str) -> str:
+    """The line in front of a chunk's text; empty where the text says it itself."""
+    if not heading_path or _begins_with(heading_path[-1], text):
+        return ""
+    return heading_path[-1]
+
+
+def _begins_with(heading: str, text: str) -> bool:
+    """Whether the headings that the text begins with are or include this one."""
     position = 0
-    while path and position < len(text):
+    while position < len(text):
         end = text.find("\n", position)
         end = len(text) if end < 0 else end
         line = text[position : min(end, position + _LINE_CHARACTERS)]
-        stated = next((heading for heading in reversed(path) if _states(line, heading)), None)
-        if stated is not None:
-            path.remove(stated)
-        elif line.strip() and not _HEADING_MARKS.match(line):
-            break
+        if _states(line, heading):
+            return True
+        if line.strip() and not _HEADING_MARKS.match(line):
+            return False
         position = end + 1
-    return tuple(path)
+    return False
 
 
 def _states(line: str, heading: str) -> bool:

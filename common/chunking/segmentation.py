@@ -5,6 +5,7 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
+from zlib import crc32
 
 from common.extraction.extracted_text import (
     Block,
@@ -25,6 +26,9 @@ _SENTENCE_END = re.compile(
     )""",
     re.VERBOSE,
 )
+_WORD = re.compile(r"\S+")
+_WORDS_A_PHRASE: Final = 16  # on average
+_WORD_CHARACTERS: Final = 64  # of a word that are hashed
 _LINE_END = re.compile(r"[\r\n]")
 
 
@@ -124,6 +128,21 @@ def _cut_at(pattern: re.Pattern[str], text: str, span: Span) -> Iterator[Span]:
     first, last = trimmed(text, start, span.end)
     if first < last:
         yield span.part(first, last)
+
+
+def phrases(text: str, span: Span, width_characters: int) -> Iterator[Span]:
+    """Parts of some words each, cut in front of words that their hash picks, so that the same
+    words are cut alike wherever they stand. Parts that would be too long are cut by length."""
+    start, before = span.start, 0
+    for word in _WORD.finditer(text, span.start, span.end):
+        first, last = word.span()
+        hashed = crc32(text[first : min(last, first + _WORD_CHARACTERS)].encode("utf-8", "replace"))
+        picked = (31 * before + hashed) % 0xFFFFFFFB % _WORDS_A_PHRASE == 0
+        before = hashed
+        if first > start and (picked or last - start > width_characters):
+            yield from slices(text, span.part(start, first), width_characters)
+            start = first
+    yield from slices(text, span.part(start, span.end), width_characters)
 
 
 def slices(text: str, span: Span, width_characters: int) -> Iterator[Span]:

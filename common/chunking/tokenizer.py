@@ -1,36 +1,49 @@
-"""Counts tokens with the tokenizer of the embedding model."""
+"""The embedding model's tokenizer, for texts of any length."""
 
+from __future__ import annotations
+
+import json
+from array import array
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from tokenizers import Tokenizer
+
+from common.ports.embedder import TokenIds
 
 _PIECE_CHARACTERS: Final = 1 << 16
 _BATCH_CHARACTERS: Final = 1 << 18
 
 
-class TokenizerCounter:
-    """A TokenCounter over a tokenizer.json; truncation and padding in it are switched off."""
+class ModelTokenizer:
+    """Implements the port's Tokenizer over a tokenizer.json; its truncation and padding are off."""
 
     def __init__(self, tokenizer_json_path: str | Path) -> None:
-        self._tokenizer = Tokenizer.from_file(str(tokenizer_json_path))
+        source = Path(tokenizer_json_path).read_text(encoding="utf-8")
+        self._tokenizer = Tokenizer.from_str(source)
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
+        self._separable = _cuts_at_blanks(json.loads(source))
 
-    def count(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each text, special tokens not included.
+    @property
+    def separable(self) -> bool:
+        """True for BERT's pre-tokenizer, which begins anew at every blank."""
+        return self._separable
 
-        A text over 65,536 characters is counted in pieces, so that memory stays bounded; where
-        a piece ends inside a word the sum may differ a little from the count of the whole.
+    def encode(self, texts: Sequence[str]) -> list[TokenIds[int]]:
+        """The ids of each text, special tokens not included.
+
+        A text over 65,536 characters is encoded in pieces, so that memory stays bounded; where
+        a piece ends inside a word the ids there may differ a little from those of the whole.
         """
-        counts = [0] * len(texts)
+        found: list[TokenIds[int]] = [array("i") for _ in texts]
         for batch in _batches(texts):
             pieces = [piece for _, piece in batch]
             encodings = self._tokenizer.encode_batch_fast(pieces, add_special_tokens=False)
             for (index, _), encoding in zip(batch, encodings, strict=True):
-                counts[index] += len(encoding)
-        return counts
+                found[index].extend(encoding.ids)
+        return found
 
     def offsets(self, text: str) -> list[tuple[int, int]]:
         """The character span of every token of text, in order."""
@@ -39,6 +52,13 @@ class TokenizerCounter:
             encoding = self._tokenizer.encode(piece, add_special_tokens=False)
             spans.extend((start + first, start + last) for first, last in encoding.offsets)
         return spans
+
+
+def _cuts_at_blanks(description: dict[str, Any]) -> bool:
+    pre_tokenizer = description.get("pre_tokenizer") or {}
+    normalizer = description.get("normalizer") or {"type": "BertNormalizer"}
+    kinds = pre_tokenizer.get("type"), normalizer.get("type")
+    return kinds == ("BertPreTokenizer", "BertNormalizer")
 
 
 def _pieces(text: str) -> Iterator[tuple[int, str]]:

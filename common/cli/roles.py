@@ -39,6 +39,12 @@ class LogLevel(StrEnum):
     ERROR = "error"
 
 
+class Device(StrEnum):
+    CPU = "cpu"
+    CUDA = "cuda"
+    AUTO = "auto"
+
+
 class WorkerKind(StrEnum):
     EMBED = "embed"
     CREATE = "create"
@@ -92,6 +98,10 @@ def webhook(
 def worker(
     kind: Annotated[WorkerKind, typer.Argument(help="What it works on.")],
     data_dir: options.DataDir = None,
+    device: Annotated[
+        Device | None,
+        typer.Option(show_default=False, help="Where embed runs its model: cpu, cuda or auto."),
+    ] = None,
     log_format: Format = None,
     log_level: Level = None,
 ) -> None:
@@ -102,7 +112,8 @@ def worker(
 
     **Example:** `bloomweaver worker embed --data-dir ./data`
     """
-    run_plain(lambda: run_worker(kind, _overrides(data_dir, log_format, log_level)))
+    overrides = _overrides(data_dir, log_format, log_level)
+    run_plain(lambda: run_worker(kind, overrides, device))
 
 
 def _overrides(
@@ -121,9 +132,13 @@ def _overrides(
     }
 
 
-def run_worker(kind: WorkerKind, overrides: dict[str, Any]) -> int:
+def run_worker(kind: WorkerKind, overrides: dict[str, Any], device: Device | None = None) -> int:
     from common.cli.configuration import load_settings
 
+    if device:
+        if kind is not WorkerKind.EMBED:
+            raise WrongUsageError(f"--device is for `worker embed`; the {kind} worker has no model")
+        overrides = {**overrides, "device": device.value}
     index_url = load_settings(overrides).index_url
     if kind in APPLIES and index_url.startswith(EMBEDDED_INDEX):
         raise WrongUsageError(

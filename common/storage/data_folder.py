@@ -70,6 +70,10 @@ class DataFolder:
         return self.path / "blobs"
 
     @property
+    def vectors_path(self) -> Path:
+        return self.path / "vectors.sqlite"
+
+    @property
     def index_path(self) -> Path:
         return self.path / "index"
 

@@ -20,9 +20,14 @@ from typing import Any, Generic, TypeVar
 from common.ports.errors import PermanentError, PortError, TransientError
 from common.storage.free_space import free_bytes_beside
 
-__all__ = ["SqliteDatabase"]
+__all__ = ["DamagedFileError", "SqliteDatabase"]
 
 T = TypeVar("T")
+
+
+class DamagedFileError(PermanentError):
+    """The file is no SQLite database, or not a whole one."""
+
 
 _OLDEST_SQLITE = (3, 35, 0)
 _BUSY_TIMEOUT_SECONDS = 5.0
@@ -49,8 +54,8 @@ _PORT_ERRORS: dict[int, tuple[type[PortError], str]] = {
     sqlite3.SQLITE_CANTOPEN: (PermanentError, _UNUSABLE),
     sqlite3.SQLITE_READONLY: (PermanentError, _UNUSABLE),
     sqlite3.SQLITE_PERM: (PermanentError, _UNUSABLE),
-    sqlite3.SQLITE_CORRUPT: (PermanentError, _DAMAGED),
-    sqlite3.SQLITE_NOTADB: (PermanentError, _DAMAGED),
+    sqlite3.SQLITE_CORRUPT: (DamagedFileError, _DAMAGED),
+    sqlite3.SQLITE_NOTADB: (DamagedFileError, _DAMAGED),
 }
 """By SQLite's primary result code."""
 

@@ -181,5 +181,5 @@ def test_sigterm_drains_and_the_rest_is_done_after_the_restart(tmp_path: Path) -
 def test_the_demo_runs_to_its_end(tmp_path: Path) -> None:
     demo = Service(tmp_path).run("demo")
     assert demo.returncode == 0, demo.stdout[-2000:] + demo.stderr[-2000:]
-    for word in ("documents", "chunks embedded", "reused", " s, ", "workers", "stopped cleanly"):
+    for word in ("documents", "chunks embedded", "reused", " s, ", "worker", "stopped cleanly"):
         assert word in demo.stdout.lower(), f"the demo does not say {word!r}"

@@ -17,7 +17,7 @@ from common.adapters.embedder.packaged_model import PACKAGED_MODELS, tokenizer_p
 from common.adapters.index.qdrant_edge import QdrantEdgeIndex
 from common.adapters.queue.sqlite import SqliteQueue
 from common.adapters.registry.sqlite import SqliteRegistry
-from common.chunking.tokenizer import TokenizerCounter
+from common.chunking.tokenizer import ModelTokenizer
 from common.extraction.content_types import guess_content_type
 from common.model import Match, QueueName, Row, Status, expand
 from common.storage.data_folder import DataFolder
@@ -141,7 +141,7 @@ def _assert_index_holds(
     records: dict[str, Match], rows: dict[str, Row], expected: dict[str, str]
 ) -> None:
     (model,) = PACKAGED_MODELS.values()
-    counter = TokenizerCounter(tokenizer_path(model))
+    counter = ModelTokenizer(tokenizer_path(model))
     sizes = sizes_for(256, 512, 512)
     named: set[str] = set()
     for name, content in expected.items():

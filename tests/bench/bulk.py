@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 import urllib.request
 from dataclasses import dataclass, field
 from statistics import median
 
+from common.settings import Settings
 from tests.bench import corpus
 from tests.bench.raw import GRID, Way, Yardstick, yardstick
 from tests.bench.report import Line, Options, at_least, at_most, progress, spread
 from tests.bench.service import MeasuredService, service
 
-RATIO = 0.85
-WORKER_MEGABYTES = 500.0
+RATIO = 0.95
+WORKER_MEGABYTES = 400.0
 CANDIDATES = 2
 """So many of the grid's best, found on a sample, run on everything in each repeat."""
 SAMPLE_STEP = 5
@@ -51,7 +51,7 @@ class Rounds:
 
 def measure(options: Options) -> list[Line]:
     """Interleaved, so that what else the machine does meanwhile meets both alike."""
-    workers = os.cpu_count() or 1
+    workers = Settings().workers_max
     texts = corpus.texts()
     progress(f"bulk: {len(corpus.documents())} documents, {len(texts)} chunks, {corpus.name()}")
     rounds = Rounds()

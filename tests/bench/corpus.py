@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -13,8 +13,8 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from common.adapters.embedder.packaged_model import PACKAGED_MODELS, tokenizer_path
-from common.chunking.chunk import Chunk, embedding_text
-from common.chunking.tokenizer import TokenizerCounter
+from common.chunking.chunk import embedding_text
+from common.chunking.tokenizer import ModelTokenizer
 from common.extraction.content_types import guess_content_type
 from workers.embed import make_chunks, sizes_for
 
@@ -24,7 +24,7 @@ CHUNKS_AT_MOST = 400
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """`texts`: what is embedded of it, each distinct chunk once."""
+    """`texts`: what is embedded of it, each distinct chunk of all documents once."""
 
     document_id: str
     content: str
@@ -39,11 +39,12 @@ def documents() -> tuple[Document, ...]:
     chunked = [_document(name, content) for name, content in everything]
     step = max(sum(len(d.texts) for d in chunked) // CHUNKS_AT_MOST, 1)
     found: list[Document] = []
-    count = 0
+    known: set[str] = set()
     for document in chunked[::step]:
-        if count + len(document.texts) <= CHUNKS_AT_MOST:
-            found.append(document)
-            count += len(document.texts)
+        if len(known) + len(document.texts) <= CHUNKS_AT_MOST:
+            new = tuple(text for text in document.texts if text not in known)
+            found.append(replace(document, texts=new))
+            known.update(new)
     return tuple(found)
 
 
@@ -77,15 +78,14 @@ def passages(count: int, tokens: int) -> list[str]:
 def _document(name: str, content: str) -> Document:
     content_type = guess_content_type(name) or "text/plain"
     chunks = make_chunks(content.encode(), content_type, _counter(), sizes_for(256, 512, 512))
-    distinct: dict[str, Chunk] = {chunk.hash: chunk for chunk in chunks}
-    texts = tuple(embedding_text(c.heading_path, c.text) for c in distinct.values())
-    return Document(name, content, content_type, texts)
+    texts = dict.fromkeys(embedding_text(c.heading_path, c.text) for c in chunks)
+    return Document(name, content, content_type, tuple(texts))
 
 
 @cache
-def _counter() -> TokenizerCounter:
+def _counter() -> ModelTokenizer:
     (model,) = PACKAGED_MODELS.values()
-    return TokenizerCounter(tokenizer_path(model))
+    return ModelTokenizer(tokenizer_path(model))
 
 
 def _feed() -> Iterator[tuple[str, str]]:

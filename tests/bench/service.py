@@ -45,11 +45,15 @@ class MeasuredService(Service):
         return 0
 
     def wait_applied(self, namespace: str, count: int, seconds: float = 300.0) -> None:
-        deadline = time.monotonic() + seconds
-        while self.applied(namespace) < count:
-            if time.monotonic() > deadline:
+        """Looks every 0.1 s only towards the end: a look takes some 4 ms of CPU time, which is
+        2 % of a small machine's when it is done all the while."""
+        began = time.monotonic()
+        while (done := self.applied(namespace)) < count:
+            passed = time.monotonic() - began
+            if passed > seconds:
                 raise AssertionError(f"{namespace}: not {count} documents in {seconds:g} s")
-            time.sleep(0.1)
+            expected = passed * (count - done) / done if done else 1.0
+            time.sleep(min(max(expected / 4, 0.1), 1.0))
 
     def warm_workers(self, count: int) -> None:
         """Wait until so many workers have loaded the model and joined the queue."""

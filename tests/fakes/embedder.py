@@ -9,15 +9,18 @@ from array import array
 from collections.abc import Sequence
 
 from common.model import EmbeddingProfile, Vector
+from common.ports.embedder import Passage, TokenIds, Tokenizer
 
 DIMENSION = 32
 
 
-class WordCounter:
+class WordTokenizer:
     """One token a word; the chunker needs no more."""
 
-    def count(self, texts: Sequence[str]) -> list[int]:
-        return [len(self.offsets(text)) for text in texts]
+    separable = True
+
+    def encode(self, texts: Sequence[str]) -> list[TokenIds[int]]:
+        return [array("i", map(_id_of, text.split())) for text in texts]
 
     def offsets(self, text: str) -> list[tuple[int, int]]:
         return [match.span() for match in re.finditer(r"\S+", text)]
@@ -35,18 +38,22 @@ class HashEmbedder:
     async def load(self) -> None:
         return None
 
-    async def token_counter(self) -> WordCounter:
-        return WordCounter()
+    async def tokenizer(self) -> Tokenizer:
+        return WordTokenizer()
 
-    async def embed_documents(self, texts: Sequence[str]) -> list[Vector[float]]:
-        self.embedded += texts
-        return [word_vector(text) for text in texts]
+    async def embed_documents(self, passages: Sequence[Passage]) -> list[Vector[float]]:
+        self.embedded += [passage.text for passage in passages]
+        return [word_vector(passage.text) for passage in passages]
 
     async def embed_query(self, text: str) -> Vector[float]:
         return word_vector(text)
 
     async def close(self) -> None:
         return None
+
+
+def _id_of(word: str) -> int:
+    return int.from_bytes(hashlib.sha256(word.encode()).digest()[:2], "little")
 
 
 def word_vector(text: str) -> Vector[float]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from common.clock import Clock, system_clock
-from common.model import QueueName, WakeUp
+from common.model import DocumentKey, QueueName, WakeUp
 from common.ports.queue import CRASHES_REFUNDED, DeadLetter, Delivery, Depth, LeaseLostError
 
 
@@ -228,6 +228,10 @@ class MemoryQueue:
     def backlog(self) -> int:
         """Messages on all queues, wherever they stand."""
         return sum(map(len, self._messages.values()))
+
+    def holds(self, key: DocumentKey) -> bool:
+        """Whether a message of the document is on any queue, wherever it stands."""
+        return any(message.wake_up.key == key for message in self._all())
 
     @property
     def letters(self) -> list[DeadLetter]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -16,9 +17,12 @@ import onnxruntime
 import pytest
 from tokenizers import Tokenizer
 
+from common.adapters.embedder import calibration
+from common.adapters.embedder.device import CUDA_PROVIDER
 from common.adapters.embedder.fastembed import FastembedEmbedder, known_prefixes
+from common.adapters.embedder.model_source import _Packaged
 from common.adapters.embedder.packaged_model import PACKAGED_MODELS, assemble, locate
-from common.ports.embedder import ModelUnavailableError
+from common.ports.embedder import ModelUnavailableError, Passage
 
 NAME = "all-MiniLM-L6-v2-int8"
 MODEL = PACKAGED_MODELS[NAME]
@@ -44,10 +48,32 @@ def reference(texts: list[str]) -> np.ndarray[Any, Any]:
     return np.array(vectors)
 
 
+def passages(*texts: str) -> list[Passage]:
+    return [Passage(text) for text in texts]
+
+
+async def with_ids(embedder: FastembedEmbedder, *texts: str) -> list[Passage]:
+    ids = (await embedder.tokenizer()).encode(texts)
+    return [Passage(text, own) for text, own in zip(texts, ids, strict=True)]
+
+
 async def test_vectors_are_those_of_the_model(tmp_path: Path) -> None:
-    embedder = FastembedEmbedder(NAME, cache_folder=tmp_path)
-    vectors = np.array(await embedder.embed_documents(TEXTS))
-    assert np.abs(vectors - reference(TEXTS)).max() < 1e-4
+    embedder = FastembedEmbedder(NAME, cache_folder=tmp_path, lanes=2)
+    expected = reference(TEXTS)
+    for given in (passages(*TEXTS), await with_ids(embedder, *TEXTS)):
+        vectors = np.array(await embedder.embed_documents(given))
+        assert np.abs(vectors - expected).max() < 1e-4
+    await embedder.close()
+
+
+async def test_batches_have_the_vectors_of_their_texts_alone(tmp_path: Path) -> None:
+    """Many short texts of several lengths: padding must not show."""
+    embedder = FastembedEmbedder(NAME, cache_folder=tmp_path, lanes=2)
+    texts = [" ".join(["word", "other"][: 1 + n % 2] * (n % 7 + 1)) + f" {n}" for n in range(40)]
+    vectors = np.array(await embedder.embed_documents(await with_ids(embedder, *texts)))
+    assert np.abs(vectors - reference(texts)).max() < 1e-4
+    queries = await asyncio.gather(*map(embedder.embed_query, texts))
+    assert np.abs(np.array(queries) - vectors).max() < 1e-4
     await embedder.close()
 
 
@@ -56,15 +82,110 @@ async def test_prefixes_are_put_before_texts_once(tmp_path: Path) -> None:
         NAME, cache_folder=tmp_path, query_prefix="query: ", document_prefix="passage: "
     )
     expected = reference(["passage: cat", "query: cat"])
-    (document,) = await embedder.embed_documents(["cat"])
+    (document,) = await embedder.embed_documents(passages("cat"))
+    (from_ids,) = await embedder.embed_documents(await with_ids(embedder, "cat"))
     query = await embedder.embed_query("cat")
     assert np.abs(np.array([document, query]) - expected).max() < 1e-4
+    assert np.abs(np.array(from_ids) - expected[0]).max() < 1e-4
     assert (embedder.profile.query_prefix, embedder.profile.document_prefix) == (
         "query: ",
         "passage: ",
     )
     assert embedder.profile.id != FastembedEmbedder(NAME, cache_folder=tmp_path).profile.id
     await embedder.close()
+
+
+async def test_a_prefix_that_runs_into_the_text_is_tokenised_with_it(tmp_path: Path) -> None:
+    embedder = FastembedEmbedder(NAME, cache_folder=tmp_path, document_prefix="un")
+    (vector,) = await embedder.embed_documents(await with_ids(embedder, "believable"))
+    assert np.abs(np.array(vector) - reference(["unbelievable"])[0]).max() < 1e-4
+    await embedder.close()
+
+
+async def test_a_long_passage_behind_a_prefix_is_cut_at_the_window(tmp_path: Path) -> None:
+    embedder = FastembedEmbedder(NAME, cache_folder=tmp_path, document_prefix="passage: ")
+    text = "word " * 600
+    (vector,) = await embedder.embed_documents(await with_ids(embedder, text))
+    assert np.abs(np.array(vector) - reference(["passage: " + text])[0]).max() < 1e-4
+    await embedder.close()
+
+
+async def test_ids_of_a_tokenizer_that_differs_are_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = model_folder(tmp_path)
+    other = json.loads((folder / "tokenizer.json").read_text())
+    other["normalizer"]["lowercase"] = False
+    different = tmp_path / "different.json"
+    different.write_text(json.dumps(other))
+    embedder = FastembedEmbedder(str(folder), cache_folder=tmp_path)
+    monkeypatch.setattr(embedder._source, "tokenizer_json", lambda: different)
+    (vector,) = await embedder.embed_documents(await with_ids(embedder, "A Cat"))
+    assert np.abs(np.array(vector) - reference(["A Cat"])[0]).max() < 1e-4
+    await embedder.close()
+
+
+async def test_a_model_that_takes_only_texts_gets_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("common.adapters.embedder.fastembed.template_of", lambda tokenizer: None)
+    embedder = FastembedEmbedder(NAME, cache_folder=tmp_path)
+    vectors = np.array(await embedder.embed_documents(await with_ids(embedder, *TEXTS)))
+    assert np.abs(vectors - reference(TEXTS)).max() < 1e-4
+    assert np.abs(np.array(await embedder.embed_query("cat")) - vectors[0]).max() < 1e-4
+    await embedder.calibrate()
+    await embedder.close()
+
+
+async def test_calibration_is_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The measuring is real, its verdict given: it is the next process' start that is looked at."""
+    monkeypatch.setattr(calibration, "choose_budget", lambda rounds, default: 4 * default)
+    first = FastembedEmbedder(NAME, cache_folder=tmp_path, lanes=2)
+    await first.calibrate()
+    await first.close()
+    second = FastembedEmbedder(NAME, cache_folder=tmp_path, lanes=2)
+    ran: list[int] = []
+    monkeypatch.setattr(calibration, "calibrate", ran.append)
+    await second.calibrate()
+    assert second._model
+    assert second._model.lanes.max_padded_tokens == 4 * calibration.DEFAULT_BUDGETS["cpu"]
+    assert ran == []
+    await second.close()
+
+
+async def test_without_cuda_a_gpu_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
+    if CUDA_PROVIDER in onnxruntime.get_available_providers():
+        pytest.skip("this onnxruntime is built with CUDA")
+    embedder = FastembedEmbedder(NAME, cache_folder=tmp_path / "models", device="cuda")
+    with pytest.raises(ModelUnavailableError, match=r"pip install 'bloomweaver\[gpu\]'"):
+        await embedder.load()
+    assert not (tmp_path / "models").exists()
+    await embedder.close()
+
+
+async def test_auto_does_without_a_gpu(tmp_path: Path) -> None:
+    embedder = FastembedEmbedder(NAME, cache_folder=tmp_path, device="auto")
+    assert len(await embedder.embed_query("cat")) == MODEL.dimension
+    await embedder.close()
+
+
+async def test_auto_falls_back_when_cuda_does_not_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """onnxruntime built with CUDA on a machine without a driver: sessions get the CPU only."""
+    both = [CUDA_PROVIDER, "CPUExecutionProvider"]
+    monkeypatch.setattr("common.adapters.embedder.fastembed._providers", lambda: both)
+    load = _Packaged.load
+    monkeypatch.setattr(_Packaged, "load", lambda self, options: load(self, {"threads": 1}))
+    auto = FastembedEmbedder(NAME, cache_folder=tmp_path, device="auto")
+    await auto.load()
+    assert auto._model
+    assert auto._model.machine.device == "cpu"
+    await auto.close()
+    cuda = FastembedEmbedder(NAME, cache_folder=tmp_path, device="cuda")
+    with pytest.raises(ModelUnavailableError, match="NVIDIA driver"):
+        await cuda.load()
+    await cuda.close()
 
 
 @pytest.mark.parametrize(
@@ -116,7 +237,7 @@ async def test_a_damaged_model_folder_is_made_anew(tmp_path: Path, damage: str) 
     if damage != "special_tokens_map.json":
         (folder / damage).write_bytes(b"not the model")
     embedder = FastembedEmbedder(NAME, cache_folder=tmp_path)
-    (vector,) = await embedder.embed_documents(["cat"])
+    (vector,) = await embedder.embed_documents(passages("cat"))
     assert np.abs(np.array(vector) - reference(["cat"])[0]).max() < 1e-4
     await embedder.close()
 
@@ -144,16 +265,16 @@ def model_folder(tmp_path: Path) -> Path:
 async def test_a_model_folder_with_its_own_pooling(tmp_path: Path) -> None:
     folder = model_folder(tmp_path)
     mean = FastembedEmbedder(str(folder), cache_folder=tmp_path)
-    (vector,) = await mean.embed_documents(["cat sat"])
+    (vector,) = await mean.embed_documents(passages("cat sat"))
     assert np.abs(np.array(vector) - reference(["cat sat"])[0]).max() < 1e-4
-    assert (await mean.token_counter()).count(["cat sat"]) == [2]
+    assert [len(ids) for ids in (await mean.tokenizer()).encode(["cat sat"])] == [2]
     assert mean.profile.model == "mine"
     await mean.close()
 
     (folder / "1_Pooling").mkdir()
     (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_cls_token": True}))
     first = FastembedEmbedder(str(folder), cache_folder=tmp_path)
-    (other,) = await first.embed_documents(["cat sat"])
+    (other,) = await first.embed_documents(passages("cat sat"))
     assert float(np.dot(vector, other)) < 0.99
     assert first.profile.id != mean.profile.id
     await first.close()

@@ -33,7 +33,9 @@ async def api(tmp_path: Path) -> AsyncIterator[Api]:
 
 
 async def noted(api: Api, delivery: Delivery, outcome: GiveUp | Retry) -> None:
-    note = RegistryNote(registry=api.flow.registry, timers=TIMERS, clock=api.flow.clock)
+    note = RegistryNote(
+        registry=api.flow.registry, queue=api.flow.queue, timers=TIMERS, clock=api.flow.clock
+    )
     await note(delivery, outcome)
 
 

@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from common.adapters.vectors.none import NoVectorCache
 from common.chunking.chunker import ChunkSizes
 from common.model import DocumentKey, QueueName, Record, Status, Vector
+from common.ports.embedder import Passage
 from common.ports.errors import TransientError
 from common.ports.index import FreshnessToken
 from common.ports.queue import Delivery
@@ -57,12 +59,12 @@ class Away(HashEmbedder):
         self.fault: Callable[[str], Exception | None] = lambda text: None
         self.calls: list[float] = []
 
-    async def embed_documents(self, texts: Sequence[str]) -> list[Vector[float]]:
+    async def embed_documents(self, passages: Sequence[Passage]) -> list[Vector[float]]:
         self.calls.append(asyncio.get_running_loop().time())
         await asyncio.sleep(CALL_SECONDS)
-        if error := self.fault(texts[0]):
+        if error := self.fault(passages[0].text):
             raise error
-        return await super().embed_documents(texts)
+        return await super().embed_documents(passages)
 
 
 class Shards(MemoryIndex):
@@ -100,6 +102,7 @@ class Service:
         clock = self.loop.time
         self.queue = MemoryQueue(clock=clock)
         self.registry = MemoryRegistry()
+        self.vectors = NoVectorCache()
         self.blobs = MemoryBlobStore(clock=clock)
         self.acceptor = Acceptor(
             self.registry, self.blobs, self.queue, self.embedder.profile, TIMERS, clock
@@ -108,7 +111,9 @@ class Service:
     # --- the parts ---
 
     def start(self) -> None:
-        note = RegistryNote(registry=self.registry, timers=TIMERS, clock=self.loop.time)
+        note = RegistryNote(
+            registry=self.registry, queue=self.queue, timers=TIMERS, clock=self.loop.time
+        )
         for number, (name, handler) in enumerate(self._handlers().items()):
             consumer = Consumer(
                 queue=self.queue,
@@ -153,6 +158,7 @@ class Service:
             blobs=self.blobs,
             queue=self.queue,
             embedder=self.embedder,
+            vectors=self.vectors,
             sizes=ChunkSizes(target_tokens=40, max_tokens=128),
             timers=TIMERS,
             claim_seconds=30,

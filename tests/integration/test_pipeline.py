@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from common import identity
+from common.adapters.vectors.none import NoVectorCache
 from common.model import GarbageState, Match, QueueName, Row, Status, Vector
+from common.ports.embedder import Passage
 from common.ports.errors import TransientError
 from common.transitions import Outcome, begin
 from tests.builders import TIMERS
@@ -113,10 +115,10 @@ async def test_two_workers_do_not_embed_the_same_version(flow: Pipeline) -> None
     assert second
     held = flow.embedder.embed_documents
 
-    async def overtaken(texts: Sequence[str]) -> list[Vector[float]]:
+    async def overtaken(passages: Sequence[Passage]) -> list[Vector[float]]:
         flow.embedder.embed_documents = held  # type: ignore[method-assign]
         assert await flow.handle(second) == Done("another wake-up has it")
-        return await held(texts)
+        return await held(passages)
 
     flow.embedder.embed_documents = overtaken  # type: ignore[method-assign]
     assert await flow.handle(first) == Done("embedded")
@@ -463,6 +465,7 @@ async def test_a_namespace_bound_to_another_model_is_not_written(flow: Pipeline)
 
 
 async def test_vectors_of_another_model_are_not_reused(flow: Pipeline) -> None:
+    flow.vectors = NoVectorCache()
     await flow.insert("a.md", THREE)
     await flow.run()
     row = await flow.row("a.md")
@@ -505,7 +508,7 @@ async def test_the_row_tells_people_what_went_wrong(
     await flow.insert("a.md", THREE)
     delivery = await flow.receive(CHANGE)
     assert delivery
-    note = RegistryNote(registry=flow.registry, timers=TIMERS, clock=flow.clock)
+    note = RegistryNote(registry=flow.registry, queue=flow.queue, timers=TIMERS, clock=flow.clock)
     await note(delivery, outcome)
     row = await flow.row("a.md")
     assert (row.status, row.error) == (status, outcome.reason)
@@ -567,7 +570,7 @@ async def test_a_failure_under_a_coalesced_wake_up_reaches_the_row(flow: Pipelin
     await flow.blobs.delete([(await flow.row("a.md")).desired.blob_key])
     with pytest.raises(PermanentFailureError):
         await flow.handle(first)
-    note = RegistryNote(registry=flow.registry, timers=TIMERS, clock=flow.clock)
+    note = RegistryNote(registry=flow.registry, queue=flow.queue, timers=TIMERS, clock=flow.clock)
     await note(first, GiveUp("content is missing"))
     row = await flow.row("a.md")
     assert (row.status, row.error) == (Status.FAILED, "content is missing")
@@ -577,7 +580,7 @@ async def test_a_failed_document_is_not_woken_because_it_has_garbage(flow: Pipel
     await flow.insert("a.md", THREE)
     delivery = await flow.receive(CHANGE)
     assert delivery
-    note = RegistryNote(registry=flow.registry, timers=TIMERS, clock=flow.clock)
+    note = RegistryNote(registry=flow.registry, queue=flow.queue, timers=TIMERS, clock=flow.clock)
     await note(delivery, GiveUp("broken"))
     await flow.queue.ack(delivery)
     begun, _ = begin(await flow.row("a.md"), 3, flow.clock.now, TIMERS)
@@ -592,7 +595,7 @@ async def test_a_document_that_never_ends_is_given_up(flow: Pipeline) -> None:
     delivery = await flow.receive(CHANGE)
     assert delivery
 
-    async def hangs(texts: Sequence[str]) -> list[Vector[float]]:
+    async def hangs(passages: Sequence[Passage]) -> list[Vector[float]]:
         await asyncio.Event().wait()
         return []
 
@@ -617,10 +620,10 @@ async def test_the_claim_is_kept_while_the_work_goes_on(flow: Pipeline) -> None:
             renewed.set()
         return stored
 
-    async def slow(texts: Sequence[str]) -> list[Vector[float]]:
+    async def slow(passages: Sequence[Passage]) -> list[Vector[float]]:
         flow.clock.now += 100
         await renewed.wait()
-        return [await flow.embedder.embed_query(text) for text in texts]
+        return [await flow.embedder.embed_query(passage.text) for passage in passages]
 
     flow.registry.put_if = watched  # type: ignore[method-assign]
     flow.embedder.embed_documents = slow  # type: ignore[method-assign]

@@ -46,7 +46,9 @@ class World:
         self._error = fails_with
         self.consumer = Consumer(
             queue=self.queue, name=CHANGE, handle=self._handle,
-            note=RegistryNote(registry=self.registry, timers=TIMERS, clock=self.clock),
+            note=RegistryNote(
+                registry=self.registry, queue=self.queue, timers=TIMERS, clock=self.clock
+            ),
             concurrency=1, visibility_seconds=30, max_receives=MAX_RECEIVES, drain_seconds=5,
             clock=self.clock, jitter=random.Random(1),
         )  # fmt: skip

@@ -137,7 +137,7 @@ async def test_torn_content_is_never_chunked_and_sending_it_again_heals_it(
     assert delivery is not None
     with pytest.raises(PermanentFailureError, match=DAMAGED):
         await flow.handle(delivery)
-    note = RegistryNote(registry=flow.registry, timers=TIMERS, clock=flow.clock)
+    note = RegistryNote(registry=flow.registry, queue=flow.queue, timers=TIMERS, clock=flow.clock)
     await note(delivery, GiveUp(DAMAGED))
     await flow.queue.dead_letter(delivery, DAMAGED)
     assert (await flow.row("a.md")).status is Status.FAILED

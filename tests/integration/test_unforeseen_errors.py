@@ -150,7 +150,7 @@ async def test_the_fleet_survives(
     nothing: Any = None
     ports = Ports(
         settings=Settings(_env_file=None, data_dir=tmp_path / "data"), queue=fragile,
-        registry=nothing, blobs=nothing, embedder=nothing, index=None,
+        registry=nothing, blobs=nothing, vectors=nothing, embedder=nothing, index=None,
     )  # fmt: skip
     part = FleetPart(ports)
     with capture_logs():

@@ -7,7 +7,7 @@ from common.chunking.chunk import Chunk, embedding_text
 from common.chunking.chunker import ChunkSizes, chunk_text
 from common.extraction.extract import extract
 from common.extraction.extracted_text import ExtractedText
-from tests.unit.tokenizers_under_test import minilm_counter
+from tests.unit.tokenizers_under_test import minilm_tokenizer
 
 SIZES = (
     ChunkSizes(),
@@ -70,7 +70,7 @@ documents = st.one_of(
 def chunks_of(document: tuple[str, str], sizes: ChunkSizes) -> tuple[ExtractedText, list[Chunk]]:
     content_type, source = document
     extracted = extract(source.encode("utf-8", errors="replace"), content_type)
-    return extracted, chunk_text(extracted, minilm_counter(), sizes)
+    return extracted, chunk_text(extracted, minilm_tokenizer(), sizes)
 
 
 def without_blanks(text: str) -> str:
@@ -97,8 +97,9 @@ def test_every_character_is_in_exactly_one_chunk(
 def test_every_chunk_fits_the_window(document: tuple[str, str], sizes: ChunkSizes) -> None:
     _, chunks = chunks_of(document, sizes)
     for chunk in chunks:
-        count = minilm_counter().count([embedding_text(chunk.heading_path, chunk.text)])[0]
-        assert chunk.token_count == count + sizes.special_tokens
+        (ids,) = minilm_tokenizer().encode([embedding_text(chunk.heading_path, chunk.text)])
+        assert chunk.token_ids == ids
+        assert chunk.token_count == len(ids) + sizes.special_tokens
         assert chunk.token_count <= sizes.max_tokens
         assert len(chunk.text) <= sizes.max_characters
 

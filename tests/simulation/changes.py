@@ -9,7 +9,7 @@ from common import identity
 from common.chunking.chunk import Chunk
 from common.chunking.chunker import ChunkSizes
 from common.model import DocumentKey, MetadataValue
-from tests.fakes.embedder import WordCounter
+from tests.fakes.embedder import WordTokenizer
 from tests.simulation.plan import NAMESPACE, Plan
 from tests.simulation.ports import POISON
 from webhook.accept import Change, ChangeType
@@ -66,4 +66,4 @@ class Changes:
 
 @lru_cache(maxsize=10_000)
 def chunks_of(content: bytes) -> list[Chunk]:
-    return make_chunks(content, "text/plain", WordCounter(), SIZES)
+    return make_chunks(content, "text/plain", WordTokenizer(), SIZES)

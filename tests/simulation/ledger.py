@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from common.model import Applied, Desired, DocumentKey, QueueName, Record, Row, Status, WakeUp
+from common.ports.queue import Delivery
 from common.transitions import Outcome
 from webhook.accept import Accepted
 from webhook.search import Hit
@@ -52,6 +53,8 @@ class Story:
     wanted: list[tuple[int, Desired | None]] = field(default_factory=lambda: [(0, None)])
     """From which step on what was desired; None: there was no row."""
     newest_sent: int = 0
+    lost: bool = False
+    """Whether a message of it ever was: then only the sweeper can tell."""
     row: Row | None = None
 
 
@@ -87,6 +90,8 @@ class Ledger:
             return
         if before is None or before.desired.version != after.desired.version:
             story.accepted[story.life, after.desired.version] = after.desired
+        if before is not None and before.status is Status.FAILED is not after.status:
+            story.newest_sent = 0  # it is to be woken again
         if before is None or before.desired != after.desired:
             story.wanted.append((self.step(), after.desired))
         if before is not None:
@@ -112,9 +117,24 @@ class Ledger:
         if was is not None and (now is None or now < was):
             self.broke(Violation("source versions in order", after.key, f"{was} then {now}"))
 
-    def message_sent(self, queue: QueueName, wake_up: WakeUp) -> None:
+    def message_sent(self, wake_up: WakeUp, lost: bool) -> None:
         story = self.story(wake_up.key)
         story.newest_sent = max(story.newest_sent, wake_up.version)
+        story.lost = story.lost or lost
+
+    def message_ended(self, delivery: Delivery, others: bool) -> None:
+        """(3) The sweeper is the last resort: while nothing is lost, someone is always woken.
+
+        A change message may only end when its document needs none, or has another.
+        """
+        story = self.story(delivery.wake_up.key)
+        row = story.row
+        if delivery.queue is not QueueName.CHANGE or others or story.lost or row is None:
+            return
+        waits = row.behind and row.status is not Status.FAILED and not row.desired.tombstone
+        if waits and story.newest_sent >= row.desired.version:
+            told = f"message {delivery.message_id} of {delivery.wake_up.version}, {row.claim}"
+            self.broke(Violation("somebody is woken", row.key, told))
 
     def records_written(self, records: Sequence[Record]) -> None:
         for record in records:

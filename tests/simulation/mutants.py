@@ -22,7 +22,7 @@ import workers.loop
 import workers.plan
 import workers.sweep
 from common import transitions
-from common.model import Applied, Desired, DocumentKey, Garbage, GarbageState, IdRange, Row, Status
+from common.model import Applied, Desired, Garbage, GarbageState, IdRange, Row, Status
 from common.ports.queue import Queue
 from common.transitions import Base, Refusal, Timers, base_of
 from tests.fakes.registry import MemoryRegistry
@@ -141,17 +141,15 @@ def _doom_without_grace(row: Row, now: float, timers: Timers) -> Row | None:
     return transitions.doom_expired(row, now, replace(timers, collect_grace_seconds=0.0))
 
 
-def _everything(
-    matches: Any, rows: Mapping[Any, Row], namespace: str, wanted: Any
-) -> dict[Any, list[Any]]:
+def _everything(matches: Any, rows: Mapping[str, Row]) -> dict[str, list[Any]]:
     """Every match counts, whatever its document's manifest says."""
-    hits: dict[Any, list[Any]] = {key: [] for key in wanted}
+    seen: dict[str, list[Any]] = {name: [] for name in rows}
     for match in matches:
-        key = DocumentKey(namespace, match.document_id)
-        if key in hits:
-            version = rows[key].applied.version
-            hits[key].append(webhook.search._hit(match, version, match.number))
-    return hits
+        name = match.document_id
+        if name in seen:
+            version = rows[name].applied.version
+            seen[name].append(webhook.search._Seen(match, version, match.number))
+    return seen
 
 
 def _never_moved(before: Row | None, after: Row, since: float) -> bool:
@@ -308,6 +306,22 @@ def _tombstones_forgotten() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _holder_forgets() -> Iterator[None]:
+    """Who embedded a version ends, whatever is desired by now."""
+    real = workers.embed.EmbedHandler._is_open
+
+    def is_open(self: Any, turn: Any, row: Row) -> bool:
+        return not turn.packed and real(self, turn, row)
+
+    with mock.patch.object(workers.embed.EmbedHandler, "_is_open", is_open):
+        yield
+
+
+def _never_let_go(row: Row, message_id: str, now: float, timers: Timers) -> Row | None:
+    return None
+
+
 MUTANTS: dict[str, Mutant] = {
     "no-version-check": _no_version_check,
     "no-base-check": _patched(workers.apply, "commit", _commit_with(base=True)),
@@ -335,4 +349,6 @@ MUTANTS: dict[str, Mutant] = {
     "source-version-ignored": _patched(transitions, "_is_older", _older_never),
     "all-is-unchanged": _patched(transitions, "_says_the_same", _same_always),
     "tombstones-forgotten": _tombstones_forgotten,
+    "holder-forgets": _holder_forgets,
+    "claim-outlives-its-message": _patched(workers.embed, "let_go", _never_let_go),
 }

@@ -31,7 +31,7 @@ def small_batches() -> Iterator[None]:
         yield
 
 
-def _remembered(content: bytes, content_type: str, counter: object, sizes: object) -> list[Chunk]:
+def _remembered(content: bytes, content_type: str, tokenizer: object, sizes: object) -> list[Chunk]:
     """Chunking is a pure function and has tests of its own: done once for equal content."""
     return chunks_of(content)
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Protocol
 
+from common.adapters.vectors.memory import MemoryVectorCache
 from common.model import (
     DocumentKey,
     EmbeddingProfile,
@@ -19,12 +21,12 @@ from common.model import (
     WakeUp,
 )
 from common.ports.blobs import BlobInfo
-from common.ports.embedder import TokenCounter
+from common.ports.embedder import Passage, Tokenizer
 from common.ports.errors import PermanentError, TransientError
 from common.ports.index import FreshnessToken, MetadataFilter
 from common.ports.queue import Delivery, Depth
 from tests.fakes.blobs import MemoryBlobStore
-from tests.fakes.embedder import WordCounter
+from tests.fakes.embedder import WordTokenizer
 from tests.fakes.queue import MemoryQueue
 from tests.fakes.registry import MemoryRegistry
 from tests.simulation.index import LaggingIndex
@@ -46,19 +48,22 @@ class Delivering:
     longest_delay_seconds: float = 60.0
 
 
+class QueueWitness(Protocol):
+    def message_sent(self, wake_up: WakeUp, lost: bool) -> None: ...
+
+    def message_ended(self, delivery: Delivery, others: bool) -> None:
+        """`others`: whether a queue holds another message of its document."""
+
+
 class FaultyQueue:
-    """Messages are lost, repeated, delayed; `sent` tells of every send that was answered."""
+    """Messages are lost, repeated, delayed; `witness` is told of each as it is sent and ends."""
 
     def __init__(
-        self,
-        network: Network,
-        queue: MemoryQueue,
-        delivering: Delivering,
-        sent: Callable[[QueueName, WakeUp], None],
+        self, network: Network, queue: MemoryQueue, delivering: Delivering, witness: QueueWitness
     ) -> None:
         self._network, self._queue = network, queue
         self._delivering = delivering
-        self._sent = sent
+        self._witness = witness
 
     async def send(
         self, queue: QueueName, wake_ups: Sequence[WakeUp], *, delay_seconds: float = 0.0
@@ -70,8 +75,9 @@ class FaultyQueue:
     ) -> None:
         net, rates = self._network, self._delivering
         for wake_up in wake_ups:
-            self._sent(queue, wake_up)
-            if net.chance(rates.lost):
+            lost = net.chance(rates.lost)
+            self._witness.message_sent(wake_up, lost)
+            if lost:
                 net.tell("message lost")
                 continue
             times = 2 if net.chance(rates.repeated) else 1
@@ -108,7 +114,7 @@ class FaultyQueue:
         await call("extend", lambda: queue.extend(delivery, visibility_seconds))
 
     async def ack(self, delivery: Delivery) -> None:
-        await self._network.call("ack", lambda: self._queue.ack(delivery))
+        await self._network.call("ack", lambda: self._ended(delivery, self._queue.ack(delivery)))
 
     async def retry_later(self, delivery: Delivery, delay_seconds: float) -> None:
         call, queue = self._network.call, self._queue
@@ -120,7 +126,12 @@ class FaultyQueue:
 
     async def dead_letter(self, delivery: Delivery, reason: str) -> None:
         call, queue = self._network.call, self._queue
-        await call("dead_letter", lambda: queue.dead_letter(delivery, reason))
+        ends = lambda: self._ended(delivery, queue.dead_letter(delivery, reason))  # noqa: E731
+        await call("dead_letter", ends)
+
+    async def _ended(self, delivery: Delivery, ends: Awaitable[None]) -> None:
+        await ends
+        self._witness.message_ended(delivery, self._queue.holds(delivery.wake_up.key))
 
     async def depth(self, queue: QueueName) -> Depth:
         return await self._network.call("depth", lambda: self._queue.depth(queue))
@@ -271,6 +282,28 @@ class FaultyIndex:
         return getattr(self._index, name)
 
 
+class FaultyVectors:
+    """The cache of a machine: it may fail or hang, and nobody may notice."""
+
+    def __init__(self, network: Network, cache: MemoryVectorCache) -> None:
+        self._network, self._cache = network, cache
+
+    async def get_many(
+        self, namespace: str, profile_id: str, hashes: Sequence[str]
+    ) -> dict[str, Vector[float]]:
+        call, cache = self._network.call, self._cache
+        return await call("get vectors", lambda: cache.get_many(namespace, profile_id, hashes))
+
+    async def put_many(
+        self, namespace: str, profile_id: str, vectors: Mapping[str, Vector[float]]
+    ) -> None:
+        call, cache = self._network.call, self._cache
+        await call("put vectors", lambda: cache.put_many(namespace, profile_id, vectors))
+
+    async def close(self) -> None:
+        return None
+
+
 @dataclass(slots=True)
 class FaultyEmbedder:
     """Slow, out of reach, or broken in a way nobody foresaw; it can never read POISON."""
@@ -283,18 +316,19 @@ class FaultyEmbedder:
     async def load(self) -> None:
         return None
 
-    async def token_counter(self) -> TokenCounter:
-        return _COUNTER
+    async def tokenizer(self) -> Tokenizer:
+        return _TOKENIZER
 
-    async def embed_documents(self, texts: Sequence[str]) -> list[Vector[float]]:
+    async def embed_documents(self, passages: Sequence[Passage]) -> list[Vector[float]]:
         net = self.network
+        texts = [passage.text for passage in passages]
+        if net.chance(0.2):
+            await net.slow_down(self.slowest_seconds)
         if any(POISON in text for text in texts):
             raise PermanentError("the model cannot read this")
         if net.chance(self.unforeseen):
             net.tell("embedder broke")
             raise RuntimeError("the model broke down")
-        if net.chance(0.2):
-            await net.slow_down(self.slowest_seconds)
         return await net.call("embed", lambda: _vectors(texts))
 
     async def embed_query(self, text: str) -> Vector[float]:
@@ -304,7 +338,7 @@ class FaultyEmbedder:
         return None
 
 
-_COUNTER = WordCounter()
+_TOKENIZER = WordTokenizer()
 
 
 async def _vectors(texts: Sequence[str]) -> list[Vector[float]]:
@@ -325,5 +359,6 @@ __all__ = [
     "FaultyIndex",
     "FaultyQueue",
     "FaultyRegistry",
+    "FaultyVectors",
     "now",
 ]

@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 from typing import Protocol, cast
 
+from common.adapters.vectors.memory import MemoryVectorCache
 from common.model import Record, Row
 from common.ports.blobs import BlobStore
 from common.ports.index import Index
@@ -24,9 +25,12 @@ from tests.simulation.ports import (
     FaultyIndex,
     FaultyQueue,
     FaultyRegistry,
+    FaultyVectors,
 )
 
 SLOWEST_EMBEDDING_SECONDS = 20.0
+CACHE_BYTES = 10_000
+"""Room for a few versions: some chunks are found, others were dropped."""
 
 Ports = tuple[Registry, BlobStore, Queue, Index]
 
@@ -52,6 +56,7 @@ class Stores:
         self.queue = MemoryQueue(clock=clock, pick=self._pick)
         self.registry = MemoryRegistry(checked=False)
         self.blobs = MemoryBlobStore(clock=clock)
+        self.cache = MemoryVectorCache(limit_bytes=CACHE_BYTES, unused_seconds=200, clock=clock)
         self.index = LaggingIndex(self._lag, network.later)
         self.excused: set[str] = set()
         """Ids written by a process that slept in the very call: only a scrub finds them."""
@@ -70,7 +75,7 @@ class Stores:
         """As a process sees them. What the wrappers do not name goes through to the stores."""
         net, plan, witness = self._network, self._plan, self._witness
         registry = FaultyRegistry(net, self.registry, plan.races_lost, witness.row_written)
-        queue = FaultyQueue(net, self.queue, plan.delivering, self._ledger.message_sent)
+        queue = FaultyQueue(net, self.queue, plan.delivering, self._ledger)
         index = FaultyIndex(net, self.index, plan.partial, witness.records_written, self.excused)
         return (
             cast("Registry", registry),
@@ -78,6 +83,9 @@ class Stores:
             cast("Queue", queue),
             cast("Index", index),
         )
+
+    def vectors(self) -> FaultyVectors:
+        return FaultyVectors(self._network, self.cache)
 
     def embedder(self) -> FaultyEmbedder:
         return FaultyEmbedder(self._network, self._plan.unforeseen, SLOWEST_EMBEDDING_SECONDS)

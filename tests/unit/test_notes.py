@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from common.model import Applied, Row
 from tests.builders import KEY, TIMERS, delivery, desired, row
+from tests.fakes.queue import MemoryQueue
 from tests.fakes.registry import MemoryRegistry
 from workers.notes import UNTRIED_SECONDS, RegistryNote
 from workers.outcome import Retry
@@ -17,7 +18,8 @@ async def noted(before: Row) -> Row:
     registry = MemoryRegistry()
     stored = await registry.put_if(before)
     assert stored
-    await RegistryNote(registry=registry, timers=TIMERS, clock=lambda: NOW)(delivery(), UNTRIED)
+    note = RegistryNote(registry=registry, queue=MemoryQueue(), timers=TIMERS, clock=lambda: NOW)
+    await note(delivery(), UNTRIED)
     assert (await registry.history(KEY)).events == []
     return registry.rows[KEY]
 

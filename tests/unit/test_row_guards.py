@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from common.model import Applied, Claim, Garbage, GarbageState, IdRange, Row, Status
+from common.model import Applied, Claim, Desired, Garbage, GarbageState, IdRange, Row, Status
 from common.transitions import (
     Base,
     Outcome,
@@ -79,10 +79,12 @@ def test_an_insert_of_what_is_deleted_is_a_new_version() -> None:
     assert (decision.outcome, decision.version) == (Outcome.ACCEPTED, 2)
 
 
-def test_a_new_version_is_nobodys_claim() -> None:
-    decision = accept(row(claim=HELD), KEY, desired("other"), NOW, TIMERS)
+@pytest.mark.parametrize("change", [desired("other"), tombstone()], ids=["update", "delete"])
+def test_a_change_leaves_the_document_to_who_embeds_it(change: Desired) -> None:
+    decision = accept(row(claim=HELD), KEY, change, NOW, TIMERS)
     assert decision.row is not None
-    assert decision.row.claim is None
+    assert decision.row.claim == HELD
+    assert decision.row.status is Status.PENDING
 
 
 # --- the sweeper's clock

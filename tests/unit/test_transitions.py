@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from common.model import (
     Applied,
+    Claim,
     Desired,
     Event,
     EventKind,
@@ -39,6 +40,7 @@ from common.transitions import (
     extend_claim,
     fail,
     forget,
+    let_go,
     may_forget,
     note_error,
     postpone_sweep,
@@ -181,11 +183,43 @@ def test_a_claim_passes_on(message_id: str, now: float) -> None:
     assert taken.attempts == 2
 
 
-def test_a_newer_version_is_not_held_up_by_the_claim_on_an_older_one() -> None:
+def test_a_newer_version_is_left_to_the_holder_of_an_older_one() -> None:
     held = claim(accepted("a"), "m1", NOW, NOW + 30, TIMERS)
     assert held is not None
-    newer = replace(held, desired=desired("b", version=2))
-    assert claim(newer, "m2", NOW, NOW + 30, TIMERS) is not None
+    newer = accept(held, KEY, desired("b"), NOW, TIMERS).row
+    assert newer is not None
+    assert claim(newer, "m2", NOW, NOW + 30, TIMERS) is None
+    goes_on = claim(newer, "m1", NOW + 1, NOW + 31, TIMERS)
+    assert goes_on is not None
+    assert goes_on.claim == Claim(2, "m1", NOW + 31)
+    takes_over = claim(newer, "m2", NOW + 30, NOW + 60, TIMERS)
+    assert takes_over is not None
+    assert takes_over.claim == Claim(2, "m2", NOW + 60)
+
+
+def test_what_is_let_go_is_free_at_once() -> None:
+    held = claim(accepted("a"), "m1", NOW, NOW + 30, TIMERS)
+    assert held is not None
+    free = let_go(held, "m1", NOW + 1, TIMERS)
+    assert free is not None
+    assert free.claim is None
+    assert free.sweep_at == NOW + 1 + TIMERS.stale_after_seconds
+    assert claim(free, "m2", NOW + 1, NOW + 31, TIMERS) is not None
+
+
+def test_only_the_holder_lets_go() -> None:
+    held = claim(accepted("a"), "m1", NOW, NOW + 30, TIMERS)
+    assert held is not None
+    assert let_go(held, "m2", NOW + 1, TIMERS) is None
+    assert let_go(accepted("a"), "m1", NOW + 1, TIMERS) is None
+
+
+def test_neither_a_delete_nor_what_is_applied_is_claimed() -> None:
+    deleted = accept(accepted("a"), KEY, tombstone(), NOW, TIMERS).row
+    assert deleted is not None
+    assert claim(deleted, "m1", NOW, NOW + 30, TIMERS) is None
+    done = replace(accepted("a"), applied=applied(1), status=Status.COMPLETED)
+    assert claim(done, "m1", NOW, NOW + 30, TIMERS) is None
 
 
 def test_a_failure_of_an_older_version_does_not_fail_the_newer() -> None:

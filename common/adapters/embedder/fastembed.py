@@ -1,44 +1,48 @@
-"""Embeds on this machine with fastembed (onnxruntime on the CPU)."""
+"""Embeds on this machine with fastembed (onnxruntime on the CPU, or on a GPU)."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
-import os
+import contextlib
+import ctypes
 import re
-import threading
+import time
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property, partial
+from itertools import cycle, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
-from common.adapters.embedder.packaged_model import (
-    PACKAGED_MODELS,
-    PackagedModel,
-    assemble,
-    tokenizer_path,
-)
-from common.batching import plan_batches
+import structlog
+
+from common.adapters.embedder import calibration
+from common.adapters.embedder.device import Device, check_session, choose_device
+from common.adapters.embedder.lanes import Lanes
+from common.adapters.embedder.model_source import TextModel, source_of
+from common.adapters.embedder.token_input import TokenTemplate, encoded, feed_ids, template_of
 from common.model import EmbeddingProfile, Vector
-from common.ports.embedder import ModelUnavailableError, TokenCounter, TransientError
+from common.ports.embedder import (
+    ModelUnavailableError,
+    Passage,
+    TokenIds,
+    Tokenizer,
+    TransientError,
+)
 from common.ports.errors import PortError
-from common.settings import Settings
+from common.settings import Settings, default_lanes
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from common.chunking.tokenizer import ModelTokenizer
+
 __all__ = ["FastembedEmbedder", "connect", "known_prefixes"]
 
-MAX_PADDED_TOKENS: Final = 128
-"""Batch only what is short. On one thread a batch of texts of 128 tokens or more is no faster than
-the same texts one by one (26 a second either way), and at 512 tokens four at once take 650 MB
-instead of 340. Short texts gain: 8 tokens go from 160 a second to 450 in batches of 16."""
-MAX_BATCH: Final = 16
+log = structlog.get_logger(__name__)
 
-_REGISTRATION: Final = threading.Lock()
-_DEFAULT_MAX_TOKENS: Final = 512
 _SEARCH_PASSAGES: Final = "Represent this sentence for searching relevant passages: "
 
 _PREFIXES: Final = (
@@ -51,36 +55,46 @@ _PREFIXES: Final = (
     (r"(^|[/-])e5-(small|base|large)", "query: ", "passage: "),
 )
 
+_PROBES: Final = ("A probe's text: naïve, 42 %.", "Zwei Wörter 日本", "[MASK] <s> \u00a0 x_y\n- z")
+
+_SAMPLE: Final = "Retrieval finds passages that answer a question, whatever words they use. " * 4
+
+Kind = Literal["query", "passage"]
 T = TypeVar("T")
 
 
-class _TextModel(Protocol):
-    """The part of fastembed's TextEmbedding used here. It adds no prefix to any text."""
+@dataclass(frozen=True, slots=True)
+class _Input:
+    """A text or a passage as the model takes it: ids with special tokens, or the text itself."""
 
-    def passage_embed(
-        self, texts: Iterable[str], *, batch_size: int
-    ) -> Iterable[np.ndarray[Any, Any]]: ...
+    kind: Kind
+    value: TokenIds[int] | str
+    length: int
 
-    def query_embed(self, query: str) -> Iterable[np.ndarray[Any, Any]]: ...
+    @property
+    def key(self) -> tuple[str, bytes | str]:
+        value = self.value
+        return self.kind, value if isinstance(value, str) else value.tobytes()
 
 
-class _Source(Protocol):
-    """Where a model comes from. Errors are ModelUnavailableError."""
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    """A model in memory. Without a template it takes texts only."""
 
-    def profile(self, query_prefix: str, document_prefix: str) -> EmbeddingProfile: ...
-
-    def load(self, threads: int) -> _TextModel: ...
-
-    def tokenizer_json(self) -> Path: ...
+    model: TextModel
+    machine: calibration.Machine
+    lanes: Lanes[_Input]
+    template: TokenTemplate | None
 
 
 class FastembedEmbedder:
     """Implements the embedder port.
 
     `model` is a packaged model's name, any name fastembed knows, or the absolute path of a folder.
-    `cache_folder` holds assembled and downloaded models. `threads` are those of one inference.
-    Prefixes of None are those the model's authors ask for. All inference runs in one thread of
-    its own, a call after the other; onnxruntime releases the interpreter's lock meanwhile.
+    `cache_folder` holds assembled and downloaded models, and what calibration found. `lanes`
+    inferences of `threads` threads each run side by side on one session; None: as many as the
+    device is given by default. Prefixes of None are those the model's authors ask for. Loading and
+    tokenising have a thread of their own; onnxruntime releases the interpreter's lock meanwhile.
     """
 
     def __init__(
@@ -89,17 +103,22 @@ class FastembedEmbedder:
         *,
         cache_folder: Path,
         threads: int = 1,
+        lanes: int | None = None,
+        device: Literal["cpu", "cuda", "auto"] = "cpu",
         query_prefix: str | None = None,
         document_prefix: str | None = None,
     ) -> None:
         query, document = known_prefixes(model)
         self._query_prefix = query if query_prefix is None else query_prefix
         self._document_prefix = document if document_prefix is None else document_prefix
-        self._source = _source(model, cache_folder)
+        self._source = source_of(model, cache_folder)
+        self._cache_folder = cache_folder
         self._threads = threads
+        self._lanes = lanes
+        self._wanted_device = device
         self._profile: EmbeddingProfile | None = None
-        self._model: _TextModel | None = None
-        self._counter: TokenCounter | None = None
+        self._model: _Loaded | None = None
+        self._own_tokenizer: ModelTokenizer | None = None
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="embedder")
 
     @property
@@ -113,53 +132,147 @@ class FastembedEmbedder:
         """Load the weights and embed once, so that the first text finds everything warm."""
         await self._run(self._loaded)
 
-    async def token_counter(self) -> TokenCounter:
-        if self._counter is None:
-            self._counter = await self._run(self._token_counter)
-        return self._counter
+    async def tokenizer(self) -> Tokenizer:
+        return await self._run(self._tokenizer)
 
-    async def embed_documents(self, texts: Sequence[str]) -> list[Vector[float]]:
-        """Sorted by length and cut into batches within this call; texts over the window are cut."""
-        return await self._run(lambda: self._embed_documents(texts))
+    async def embed_documents(self, passages: Sequence[Passage]) -> list[Vector[float]]:
+        """Batched with whatever else waits; equal passages share one inference."""
+        if not passages:
+            return []
+        loaded, inputs = await self._run(lambda: self._document_inputs(passages))
+        return await loaded.lanes.embed(inputs)
 
     async def embed_query(self, text: str) -> Vector[float]:
-        return await self._run(lambda: self._embed_query(text))
+        loaded, inputs = await self._run(lambda: self._query_inputs(text))
+        (vector,) = await loaded.lanes.embed(inputs)
+        return vector
+
+    async def calibrate(self) -> None:
+        """Find this machine's best batch while nothing waits, unless that was done before."""
+        loaded = await self._run(self._loaded)
+        folder, machine = self._cache_folder, loaded.machine
+        known = await asyncio.to_thread(calibration.read_budget, folder, machine)
+        if known is not None or loaded.template is None:
+            return
+        budget = await calibration.calibrate(partial(self._measure, loaded), machine.device)
+        loaded.lanes.max_padded_tokens = budget
+        log.info("embedder.calibrated", max_padded_tokens=budget, device=machine.device)
+        await asyncio.to_thread(calibration.write_budget, folder, machine, budget)
 
     async def close(self) -> None:
-        """Wait for the inference under way and let the weights go."""
+        """Wait for the inferences under way and let the weights go."""
         await asyncio.get_running_loop().run_in_executor(None, self._executor.shutdown)
+        if self._model:
+            await self._model.lanes.close()
         self._model = None
 
     async def _run(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, _translated, call)
 
-    def _loaded(self) -> _TextModel:
+    def _tokenizer(self) -> ModelTokenizer:
+        from common.chunking.tokenizer import ModelTokenizer
+
+        if self._own_tokenizer is None:
+            self._own_tokenizer = ModelTokenizer(self._source.tokenizer_json())
+        return self._own_tokenizer
+
+    def _loaded(self) -> _Loaded:
         if self._model is None:
-            model = self._source.load(self._threads)
-            list(model.query_embed("warm"))
-            self._model = model
+            model, device = self._opened()
+            list(model.query_embed(["warm"], batch_size=1))
+            _return_freed_memory()
+            self._model = self._at_work(model, device)
         return self._model
 
-    def _token_counter(self) -> TokenCounter:
-        from common.chunking.tokenizer import TokenizerCounter
+    def _opened(self) -> tuple[TextModel, Device]:
+        # With a CPU nobody asks what onnxruntime was built with, so that it is imported late.
+        providers = _providers() if self._wanted_device != "cpu" else []
+        device = choose_device(self._wanted_device, providers)
+        try:
+            return self._opened_on(device), device
+        except ModelUnavailableError as error:
+            if device == "cpu" or self._wanted_device != "auto":
+                raise
+            log.warning("embedder.no_gpu", error=str(error))
+            return self._opened_on("cpu"), "cpu"
 
-        return TokenizerCounter(self._source.tokenizer_json())
+    def _opened_on(self, device: Device) -> TextModel:
+        model = self._source.load({"threads": self._threads, "cuda": device == "cuda"})
+        if device == "cuda":
+            check_session(model.model.model.get_providers())
+        return model
 
-    def _embed_documents(self, texts: Sequence[str]) -> list[Vector[float]]:
-        model = self._loaded()
-        prefixed = [self._document_prefix + text for text in texts]
-        lengths = [_estimated_tokens(text, self.profile.max_tokens) for text in prefixed]
-        vectors: list[Vector[float]] = [array("f")] * len(prefixed)
-        for batch in plan_batches(lengths, MAX_PADDED_TOKENS, MAX_BATCH):
-            members = [prefixed[i] for i in batch]
-            embedded = model.passage_embed(members, batch_size=len(members))
-            for i, vector in zip(batch, embedded, strict=True):
-                vectors[i] = _normalised(vector)
-        return vectors
+    def _at_work(self, model: TextModel, device: Device) -> _Loaded:
+        machine = self._machine(device)
+        known = calibration.read_budget(self._cache_folder, machine)
+        lanes = Lanes(
+            partial(_vectors, model),
+            count=machine.lanes,
+            max_padded_tokens=known or calibration.DEFAULT_BUDGETS[device],
+        )
+        # Models without an ONNX graph have no such method: they get their texts.
+        template = template_of(model.model.tokenizer) if hasattr(model.model, "tokenize") else None
+        if template:
+            feed_ids(model.model, template)
+        return _Loaded(model, machine, lanes, template)
 
-    def _embed_query(self, text: str) -> Vector[float]:
-        (vector,) = self._loaded().query_embed(self._query_prefix + text)
-        return _normalised(vector)
+    def _machine(self, device: Device) -> calibration.Machine:
+        import onnxruntime
+
+        return calibration.Machine(
+            model=self.profile.fingerprint,
+            device=device,
+            lanes=self._lanes or default_lanes(device),
+            processor=calibration.processor_name(),
+            onnxruntime=onnxruntime.__version__,
+        )
+
+    @cached_property
+    def _prefix_ids(self) -> TokenIds[int] | None:
+        """Of the document prefix, put before given ids; None: given ids cannot be used.
+
+        They can if the prefix leaves the tokens behind it as they are, and if the tokenizer they
+        are from reads odd texts as the model's does.
+        """
+        loaded, own, prefix = self._loaded(), self._tokenizer(), self._document_prefix
+        if loaded.template is None:
+            return None
+        if prefix and not (own.separable and prefix[-1].isspace()):
+            return None
+        wrapped = [loaded.template.wrapped(ids) for ids in own.encode(_PROBES)]
+        if wrapped != encoded(loaded.model.model.tokenizer, _PROBES):
+            log.warning("embedder.tokenizers_differ", model=self.profile.model)
+            return None
+        return own.encode([prefix])[0]
+
+    def _document_inputs(self, passages: Sequence[Passage]) -> tuple[_Loaded, list[_Input]]:
+        loaded = self._loaded()
+        inputs: dict[int, _Input] = {}
+        for place, passage in enumerate(passages):
+            ids = passage.token_ids
+            if ids is not None and loaded.template and self._prefix_ids is not None:
+                value = loaded.template.wrapped(self._prefix_ids + ids)
+                inputs[place] = _Input("passage", value, len(value))
+        others = [place for place in range(len(passages)) if place not in inputs]
+        texts = [self._document_prefix + passages[place].text for place in others]
+        inputs.update(zip(others, self._inputs_of(texts, "passage"), strict=True))
+        return loaded, [inputs[place] for place in range(len(passages))]
+
+    def _query_inputs(self, text: str) -> tuple[_Loaded, list[_Input]]:
+        return self._loaded(), self._inputs_of([self._query_prefix + text], "query")
+
+    def _inputs_of(self, texts: Sequence[str], kind: Kind) -> list[_Input]:
+        loaded = self._loaded()
+        if loaded.template is None:
+            return [_Input(kind, text, _estimated_tokens(text)) for text in texts]
+        rows = encoded(loaded.model.model.tokenizer, texts) if texts else []
+        return [_Input(kind, row, len(row)) for row in rows]
+
+    async def _measure(self, loaded: _Loaded, texts: int, tokens: int) -> float | None:
+        sample = encoded(loaded.model.model.tokenizer, [_SAMPLE])[0]
+        row = array("i", islice(cycle(sample), tokens))
+        batch = [_Input("passage", row, tokens)] * texts
+        return await loaded.lanes.try_while_idle(lambda: _seconds_of(loaded.model, batch))
 
 
 def known_prefixes(model: str) -> tuple[str, str]:
@@ -171,14 +284,24 @@ def known_prefixes(model: str) -> tuple[str, str]:
     return "", ""
 
 
-def _estimated_tokens(text: str, max_tokens: int) -> int:
-    """A guess good enough to sort by, so that no text is tokenised twice.
-
-    Four ASCII characters a token; two UTF-8 bytes beyond ASCII count as a token.
-    """
+def _estimated_tokens(text: str) -> int:
+    """Good enough to batch by: four ASCII characters a token; of others two UTF-8 bytes."""
     characters = len(text)
     extra_bytes = len(text.encode("utf-8", "replace")) - characters
-    return min(max_tokens, characters // 4 + extra_bytes // 2 + 2)
+    return characters // 4 + extra_bytes // 2 + 2
+
+
+def _vectors(model: TextModel, inputs: Sequence[_Input]) -> list[Vector[float]]:
+    """One inference; the inputs are of one kind."""
+    embed = model.query_embed if inputs[0].kind == "query" else model.passage_embed
+    values = [each.value for each in inputs]
+    return [_normalised(vector) for vector in embed(values, batch_size=len(values))]
+
+
+def _seconds_of(model: TextModel, inputs: Sequence[_Input]) -> float:
+    began = time.perf_counter()
+    _vectors(model, inputs)
+    return time.perf_counter() - began
 
 
 def _normalised(vector: np.ndarray[Any, Any]) -> Vector[float]:
@@ -187,6 +310,21 @@ def _normalised(vector: np.ndarray[Any, Any]) -> Vector[float]:
 
     unit = vector / max(float(np.linalg.norm(vector)), 1e-12)
     return array("f", unit.astype(np.float32, copy=False).tobytes())
+
+
+def _return_freed_memory() -> None:
+    """Loading a model frees as much again as it keeps, which glibc holds back (50 MB here)."""
+    with contextlib.suppress(OSError, AttributeError):  # another C library needs no asking
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _providers() -> Collection[str]:
+    import onnxruntime
+
+    if hasattr(onnxruntime, "preload_dlls"):
+        onnxruntime.preload_dlls()  # CUDA and cuDNN may come as Python packages
+    found: list[str] = onnxruntime.get_available_providers()
+    return found
 
 
 def _translated(call: Callable[[], T]) -> T:
@@ -198,215 +336,13 @@ def _translated(call: Callable[[], T]) -> T:
         raise TransientError(f"embedding failed: {error}") from error
 
 
-def _source(model: str, cache_folder: Path) -> _Source:
-    if model in PACKAGED_MODELS:
-        return _Packaged(PACKAGED_MODELS[model], cache_folder)
-    if Path(model).is_absolute():
-        return _Folder(Path(model))
-    return _Named(model, cache_folder)
-
-
-class _Packaged:
-    """A model from installed packages."""
-
-    def __init__(self, model: PackagedModel, cache_folder: Path) -> None:
-        self._model = model
-        self._cache_folder = cache_folder
-
-    def profile(self, query_prefix: str, document_prefix: str) -> EmbeddingProfile:
-        return self._model.profile(query_prefix, document_prefix)
-
-    def load(self, threads: int) -> _TextModel:
-        # Hashing the file leaves the interpreter free to import fastembed (0.5 s) meanwhile.
-        importing = threading.Thread(target=_import_quietly, name="import-fastembed")
-        importing.start()
-        try:
-            folder = assemble(self._model, self._cache_folder)
-        finally:
-            importing.join()
-        return _load_folder(folder, self._model.dimension, "mean", threads)
-
-    def tokenizer_json(self) -> Path:
-        return tokenizer_path(self._model)
-
-
-class _Folder:
-    """A model folder: model.onnx, tokenizer.json, config.json, tokenizer_config.json."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def profile(self, query_prefix: str, document_prefix: str) -> EmbeddingProfile:
-        return EmbeddingProfile(
-            model=self._folder.name,
-            fingerprint=self._fingerprint(),
-            dimension=self._dimension(),
-            max_tokens=self._max_tokens(),
-            query_prefix=query_prefix,
-            document_prefix=document_prefix,
-        )
-
-    def load(self, threads: int) -> _TextModel:
-        self._require("tokenizer.json")
-        return _load_folder(self._folder, self._dimension(), self._pooling(), threads)
-
-    def tokenizer_json(self) -> Path:
-        return self._require("tokenizer.json")
-
-    def _require(self, name: str) -> Path:
-        path = self._folder / name
-        if not path.is_file():
-            raise ModelUnavailableError(
-                f"the model folder {self._folder} has no {name}: it needs model.onnx, "
-                "tokenizer.json, config.json and tokenizer_config.json"
-            )
-        return path
-
-    def _json(self, name: str) -> dict[str, Any]:
-        try:
-            value: dict[str, Any] = json.loads(self._require(name).read_bytes())
-        except ValueError as error:
-            raise ModelUnavailableError(f"{self._folder / name} is not JSON: {error}") from error
-        return value
-
-    def _fingerprint(self) -> str:
-        """Of everything that decides a vector: weights, tokenizer, pooling."""
-        digest = hashlib.sha256(self._pooling().encode())
-        for name in ("model.onnx", "tokenizer.json"):
-            with self._require(name).open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-        return digest.hexdigest()[:16]
-
-    def _dimension(self) -> int:
-        return self._positive(self._json("config.json").get("hidden_size"), "hidden_size")
-
-    def _max_tokens(self) -> int:
-        length = self._json("tokenizer_config.json").get("model_max_length")
-        return self._positive(length, "model_max_length")
-
-    def _positive(self, value: object, name: str) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 2**31:
-            raise ModelUnavailableError(f"the model folder {self._folder} states no usable {name}")
-        return value
-
-    def _pooling(self) -> str:
-        if not (self._folder / "1_Pooling" / "config.json").is_file():
-            return "mean"
-        config = self._json("1_Pooling/config.json")
-        modes = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
-        for key, pooling in modes.items():
-            if config.get(key):
-                return pooling
-        raise ModelUnavailableError(f"{self._folder}/1_Pooling asks for neither mean nor cls")
-
-
-class _Named:
-    """A model fastembed knows by name, downloaded by it unless it is in the cache already."""
-
-    def __init__(self, name: str, cache_folder: Path) -> None:
-        self._name = name
-        # fastembed reads its own variable when it is given no folder: an image with a model baked
-        # in sets it.
-        baked = "FASTEMBED_CACHE_PATH" in os.environ
-        self._cache = None if baked else str(cache_folder / "fastembed")
-
-    def profile(self, query_prefix: str, document_prefix: str) -> EmbeddingProfile:
-        description = self._description()
-        stated = re.search(r"(\d+) input tokens", description["description"])
-        return EmbeddingProfile(
-            model=description["model"],
-            fingerprint=_description_fingerprint(description),
-            dimension=description["dim"],
-            max_tokens=int(stated[1]) if stated else _DEFAULT_MAX_TOKENS,
-            query_prefix=query_prefix,
-            document_prefix=document_prefix,
-        )
-
-    def load(self, threads: int) -> _TextModel:
-        model: _TextModel = self._open(threads=threads)
-        return model
-
-    def tokenizer_json(self) -> Path:
-        # fastembed has no public way to tell where it put a model.
-        return Path(self._open(lazy_load=True).model._model_dir) / "tokenizer.json"
-
-    def _open(self, **options: Any) -> Any:
-        name = self._description()["model"]
-        try:
-            return _text_embedding()(name, cache_dir=self._cache, **options)
-        except Exception as error:
-            raise ModelUnavailableError(
-                f"fastembed cannot load {name}: {error}. Let this machine reach huggingface.co "
-                "once, or point FASTEMBED_CACHE_PATH at a folder that holds the model, or use "
-                f"the packaged {next(iter(PACKAGED_MODELS))}"
-            ) from error
-
-    def _description(self) -> dict[str, Any]:
-        for description in _text_embedding().list_supported_models():
-            if description["model"].lower() == self._name.lower():
-                return dict(description)
-        raise ModelUnavailableError(
-            f"unknown model {self._name!r}: use {', '.join(PACKAGED_MODELS)}, a name from "
-            "fastembed's list of text embedding models, or the absolute path of a model folder"
-        )
-
-
-def _description_fingerprint(description: dict[str, Any]) -> str:
-    """fastembed pins no revision: the repository and the file in it stand for the weights."""
-    source = json.dumps([description["sources"], description["model_file"]], sort_keys=True)
-    return hashlib.sha256(source.encode()).hexdigest()[:16]
-
-
-def _text_embedding() -> Any:
-    from fastembed.text import TextEmbedding
-
-    return TextEmbedding
-
-
-def _import_quietly() -> None:
-    """Warm the import; if it fails, the import that needs it tells why."""
-    try:
-        _text_embedding()
-    except ImportError:
-        return
-
-
-def _load_folder(folder: Path, dimension: int, pooling: str, threads: int) -> _TextModel:
-    """A session on `folder`/model.onnx. Raises ModelUnavailableError."""
-    try:
-        embedding = _text_embedding()
-        name = _registered(folder, dimension, pooling)
-        model: _TextModel = embedding(name, specific_model_path=str(folder), threads=threads)
-    except Exception as error:
-        raise ModelUnavailableError(f"cannot load the model in {folder}: {error}") from error
-    return model
-
-
-def _registered(folder: Path, dimension: int, pooling: str) -> str:
-    """The name under which fastembed, which keeps one list a process, knows the folder."""
-    from fastembed.common.model_description import ModelSource, PoolingType
-
-    name = f"bloomweaver/{hashlib.sha256(f'{folder}|{pooling}'.encode()).hexdigest()[:16]}"
-    with _REGISTRATION:
-        known = {description["model"] for description in _text_embedding().list_supported_models()}
-        if name not in known:
-            _text_embedding().add_custom_model(
-                model=name,
-                pooling=PoolingType.MEAN if pooling == "mean" else PoolingType.CLS,
-                normalization=True,
-                # Required, and never used: the folder is given at loading.
-                sources=ModelSource(url="https://localhost/unused"),
-                dim=dimension,
-                model_file="model.onnx",
-            )
-    return name
-
-
 def connect(url: str, settings: Settings, receiver: str) -> FastembedEmbedder:
     """`fastembed:NAME` or `fastembed:/a/model/folder`."""
     return FastembedEmbedder(
         url.partition(":")[2],
         cache_folder=settings.data_dir.absolute() / "run" / "models",
+        lanes=settings.inference_lanes,
+        device=settings.device,
         query_prefix=settings.query_prefix,
         document_prefix=settings.document_prefix,
     )
