@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from common.cli import dlq, options, roles
+from common.cli import optimize as optimizing
 from common.cli.output import Output, run, run_plain, service_url
 from common.cli.problems import ExitCode
 
@@ -263,6 +264,81 @@ def scrub(
     out = Output(as_json=as_json)
     wanted = ScrubOptions(namespace=namespace, repair=repair, url=url, data_dir=data_dir)
     run(lambda: scrub_command(wanted, out))
+
+
+@app.command(rich_help_panel=SERVICE)
+def optimize(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[MODEL]",
+            show_default=False,
+            help="As behind `fastembed:` in BLOOMWEAVER_EMBEDDER_URL: the packaged model's name "
+            "or a model folder. Else the configured one.",
+        ),
+    ] = None,
+    *,
+    graph: Annotated[
+        optimizing.GraphKind,
+        typer.Option(help="int8: most speed, other vectors. fused: some speed, the same vectors."),
+    ] = optimizing.GraphKind.INT8,
+    target: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="FOLDER",
+            show_default=False,
+            help="What to write. Else beside the model: its name and `-int8` or `-fused`.",
+        ),
+    ] = None,
+    sample: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE",
+            show_default=False,
+            help="Documents to compare on, files or folders; repeat for more. Else a handbook.",
+        ),
+    ] = None,
+    texts: Annotated[int, typer.Option(help="Chunks of the sample to compare, at most.", min=1)] = (
+        200
+    ),
+    min_cosine: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            show_default=False,
+            help="Ask for more agreement than the least: 0.995 takes the more careful int8 graph.",
+        ),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Overwrite what this command wrote before.")
+    ] = False,
+    data_dir: options.DataDir = None,
+    as_json: options.Json = False,
+) -> None:
+    """Make a faster graph of the model, if its vectors agree with the original's.
+
+    Writes a model folder beside the original, which stays as it is. The agreement is measured on
+    real text through the whole embedding path: a mean cosine under 0.99 (fused: 0.9999) is
+    refused, and then nothing is written. The graph is an embedding profile of its own, since its
+    vectors are: a namespace keeps to the profile it began with. Make int8 graphs on a machine like
+    the one that will run them. Needs `pip install 'bloomweaver[optimize]'`.
+
+    **Example:** `bloomweaver optimize --graph int8 --sample docs/`
+    """
+    out = Output(as_json=as_json)
+    wanted = optimizing.OptimizeOptions(
+        model=model,
+        graph=graph,
+        target=target,
+        sample=tuple(sample or ()),
+        texts=texts,
+        min_cosine=min_cosine,
+        force=force,
+        data_dir=data_dir,
+    )
+    run_plain(lambda: optimizing.optimize_command(wanted, out))
 
 
 app.add_typer(dlq.app, name="dlq", rich_help_panel=CLIENT)

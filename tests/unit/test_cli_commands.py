@@ -20,7 +20,7 @@ from common.storage.data_folder import DataFolder
 
 COMMANDS = (
     "up", "webhook", "worker", "push", "watch", "replay", "search", "status", "dlq", "settings",
-    "demo", "scrub",
+    "demo", "scrub", "optimize",
 )  # fmt: skip
 HEAVY = {"onnxruntime", "fastembed", "prometheus_client", "qdrant_edge", "numpy", "pypdf"}
 
@@ -157,6 +157,18 @@ def test_a_worker_leaves_the_metrics_of_others(
     assert invoke("worker", "embed", "--data-dir", str(tmp_path)).exit_code == 7
     assert started[0][0] == "embed"
     assert (metrics / "counter_999999999.db").exists()
+
+
+def test_only_the_embedding_worker_is_given_a_device(
+    started: list[tuple[str, Settings, str]], tmp_path: Path
+) -> None:
+    given = ("--device", "cuda", "--data-dir", str(tmp_path))
+    assert invoke("worker", "embed", *given).exit_code == 7
+    assert started[0][1].device == "cuda"
+    result = invoke("worker", "create", *given)
+    assert result.exit_code == 2
+    assert "worker embed" in result.stderr
+    assert len(started) == 1
 
 
 def test_a_folder_of_something_else_is_refused(

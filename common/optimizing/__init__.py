@@ -1,0 +1,1 @@
+"""Makes a faster graph of a model folder, and measures how far its vectors agree."""
