@@ -8,7 +8,10 @@ import sys
 import time
 from types import FrameType
 
-from tests.bench import accept, bulk, freshness, idle, shape
+from tests.bench import accept, bulk, edits, freshness, idle, search, shape
+from tests.bench.peers import measure as peers
+from tests.bench.peers import tokens
+from tests.bench.quality import measure as quality
 from tests.bench.report import Line, Measure, Options, as_json, progress, table
 
 MEASURES: dict[str, Measure] = {
@@ -17,8 +20,14 @@ MEASURES: dict[str, Measure] = {
     "accept": accept.measure,
     "idle": idle.measure,
     "shape": shape.measure,
+    "search": search.measure,
+    "edits": edits.measure,
+    "tokens": tokens.measure,
+    "peers": peers.measure,
+    "quality": quality.measure,
 }
-"""`bulk` tells memory as well, `idle` the start."""
+"""`bulk` tells memory as well, `idle` the start. `edits`, `tokens` and `peers` compare with other
+tools, which they install when they are missing (tests/bench/peers)."""
 
 
 def main() -> int:
