@@ -42,7 +42,7 @@ SEEDS ?= 20000
 simulate: $(READY) ## Whole installations under faults: make simulate SEEDS=1000000
 	$(BIN)/python -m tests.simulation --seeds $(SEEDS)
 
-bench: $(READY) ## Measure throughput, freshness, accept, memory; prints one table
+bench: $(READY) ## Measure the product, alone and beside its peers (hours; BENCH_QUICK=1: half an hour)
 	$(BIN)/python -m tests.bench
 
 format: $(READY) ## Format the code
@@ -50,4 +50,4 @@ format: $(READY) ## Format the code
 	$(BIN)/ruff format .
 
 clean: ## Remove the virtual environment and caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis *.egg-info build dist
+	rm -rf $(VENV) .venv-peers .mypy_cache .ruff_cache .hypothesis *.egg-info build dist
