@@ -26,10 +26,11 @@ up: $(READY) ## Start BloomWeaver and stay up (Ctrl-C drains and stops)
 	@$(BIN)/bloomweaver up
 
 test: check ## Check everything: linters, types, contracts, all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto -m 'not slow'
+	$(BIN)/python -m pytest -m slow
 
 quick: $(READY) ## The tests that start no processes of their own
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest -n auto -m 'not slow'
 
 check: $(READY) ## ruff, mypy --strict, import-linter, deptry
 	$(BIN)/ruff check .

@@ -135,7 +135,7 @@ class EmbedHandler:
             await self._wake_apply(row, doc_hash)
             return
         claimed = await change_row(
-            self.registry, row.key, lambda fresh: self._claim(fresh, desired, turn.delivery)
+            self.registry, row.key, lambda fresh: self._claim(turn, fresh, desired)
         )
         if claimed is None:
             return
@@ -144,12 +144,16 @@ class EmbedHandler:
         await self._wake_apply(claimed, doc_hash)
         turn.packed, turn.versions, turn.why = desired.version, turn.versions + 1, "embedded"
 
-    def _claim(self, row: Row, planned: Desired, delivery: Delivery) -> Row | None:
-        """None as well when a newer change came in between: then that one is to be planned."""
+    def _claim(self, turn: _Turn, row: Row, planned: Desired) -> Row | None:
+        """None as well when a newer change came in between: then that one is to be planned.
+
+        A claim of a message that somebody else ended would keep newer versions waiting.
+        """
+        turn.lease.check()
         if row.desired.version != planned.version:
             return None
         now = self.clock()
-        return claim(row, delivery.message_id, now, now + self.claim_seconds, self.timers)
+        return claim(row, turn.delivery.message_id, now, now + self.claim_seconds, self.timers)
 
     async def _check_profile(self, namespace: str) -> None:
         ours = self.embedder.profile

@@ -8,7 +8,7 @@ from common.clock import Clock, system_clock
 from common.model import QueueName, Row, Status, WakeUp
 from common.ports.queue import Delivery, Queue
 from common.ports.registry import Registry
-from common.transitions import Timers, fail, let_go, note_error, reopen
+from common.transitions import Timers, fail, is_held_by_another, let_go, note_error, reopen
 from workers.outcome import Done, GiveUp, HandlerOutcome, NotBuried, Retry
 from workers.rows import change_row
 
@@ -31,7 +31,7 @@ class RegistryNote:
 
     async def __call__(self, delivery: Delivery, outcome: HandlerOutcome | NotBuried) -> None:
         await change_row(
-            self.registry, delivery.wake_up.key, lambda row: self._noted(row, delivery, outcome)
+            self.registry, delivery.wake_up.key, lambda row: self._told(row, delivery, outcome)
         )
         if isinstance(outcome, GiveUp):
             await self._wake_newer(delivery)
@@ -48,6 +48,14 @@ class RegistryNote:
             traceparent=row.desired.traceparent,
         )
         await self.queue.send(QueueName.CHANGE, [wake_up])
+
+    def _told(
+        self, row: Row, delivery: Delivery, outcome: HandlerOutcome | NotBuried
+    ) -> Row | None:
+        """A repeated message that fails says nothing of a document that another one embeds."""
+        if isinstance(outcome, Retry | GiveUp) and self._is_of_another(row, delivery):
+            return None
+        return self._noted(row, delivery, outcome)
 
     def _noted(
         self, row: Row, delivery: Delivery, outcome: HandlerOutcome | NotBuried
@@ -71,6 +79,11 @@ class RegistryNote:
             case NotBuried(reason):
                 # Whatever version was failed just now: the claim that named it is gone.
                 return reopen(row, row.desired.version, reason, self.clock(), self.timers)
+
+    def _is_of_another(self, row: Row, delivery: Delivery) -> bool:
+        """Whether another message embeds the document: then that one tells how it goes."""
+        of_change = delivery.queue is QueueName.CHANGE
+        return of_change and is_held_by_another(row, delivery.message_id, self.clock())
 
     def _untried(self, row: Row, until: float) -> Row | None:
         """Nothing to tell: written only when the sweeper would come before the message does."""

@@ -14,6 +14,7 @@ HEADING_CUT: Final = "…"  # what a heading that was cut ends with
 
 _HEADING_MARKS = re.compile(r"[ \t]*(?:#|=+[ \t]*$|-+[ \t]*$)")
 _LINE_CHARACTERS: Final = 2000
+_LINES_LOOKED_AT: Final = 32  # for headings; what looks like many may be a fence of comments
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,9 @@ class Chunk:
     holds the headings above it and that of its own section, outermost first, shortened where
     they would fill the window; the last of them is embedded with the text. token_count is that of
     embedding_text(heading_path, text) in the model's tokenizer, special tokens included;
-    token_ids are those tokens without the special ones.
+    token_ids are those tokens without the special ones. hash is the SHA-256, in hexadecimal, of
+    what is embedded: chunks of one hash share a vector. It is computed once, with the chunk, in
+    the thread that cuts.
     """
 
     text: str
@@ -33,12 +36,11 @@ class Chunk:
     heading_path: tuple[str, ...]
     token_count: int
     token_ids: TokenIds[int] | None = field(default=None, repr=False, compare=False)
+    hash: str = field(init=False, repr=False, compare=False)
 
-    @property
-    def hash(self) -> str:
-        """SHA-256, in hexadecimal, of what is embedded: chunks of one hash share a vector."""
-        value = embedding_text(self.heading_path, self.text)
-        return hashlib.sha256(value.encode("utf-8", "surrogatepass")).hexdigest()
+    def __post_init__(self) -> None:
+        value = embedding_text(self.heading_path, self.text).encode("utf-8", "surrogatepass")
+        object.__setattr__(self, "hash", hashlib.sha256(value).hexdigest())
 
 
 def embedding_text(heading_path: tuple[str, ...], text: str) -> str:
@@ -61,7 +63,9 @@ def embedded_heading(heading_path: tuple[str, ...], text: str) -> str:
 def _begins_with(heading: str, text: str) -> bool:
     """Whether the headings that the text begins with are or include this one."""
     position = 0
-    while position < len(text):
+    for _ in range(_LINES_LOOKED_AT):
+        if position >= len(text):
+            break
         end = text.find("\n", position)
         end = len(text) if end < 0 else end
         line = text[position : min(end, position + _LINE_CHARACTERS)]

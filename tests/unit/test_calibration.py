@@ -81,6 +81,12 @@ async def test_the_machine_decides(call: float, token: float, chosen: int) -> No
 
 
 @pytest.mark.usefixtures("no_pauses")
+@pytest.mark.parametrize("token", [0.00002, 0.1])
+async def test_what_was_too_slow_to_be_tried_is_not_taken(token: float) -> None:
+    assert await calibrate(Timed(0.0, token).measure, "cuda") == 4096
+
+
+@pytest.mark.usefixtures("no_pauses")
 async def test_a_busy_machine_is_waited_for() -> None:
     machine = Timed(0.005, 0.0001, busy_at_first=50)
     assert await calibrate(machine.measure, "cpu") == 512

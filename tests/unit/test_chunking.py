@@ -49,6 +49,20 @@ class TestChunk:
     ) -> None:
         assert embedding_text(path, text) == expected
 
+    def test_a_fence_of_comments_is_not_taken_for_headings_to_its_end(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        looked_at: list[str] = []
+
+        def title_of(line: str) -> str:
+            looked_at.append(line)
+            return line
+
+        monkeypatch.setattr("common.chunking.chunk.heading_title", title_of)
+        chunk = Chunk("# a\n" * 4000, 0, 16_000, ("A",), 9)
+        assert chunk.hash == chunk.hash
+        assert len(looked_at) < 100
+
 
 class TestStructure:
     def test_a_heading_begins_a_chunk(self) -> None:

@@ -48,6 +48,8 @@ class Model:
         assert self.gate.acquire(timeout=10), "the test let nothing out"
         if any("bad" in work.value for work in works):
             raise ValueError("broken text")
+        if any("lost" in work.value for work in works):
+            return []
         if any("never" in work.value for work in works):
             raise PermanentError("no such text")
         return [array("f", [len(work.value)]) for work in works]
@@ -192,6 +194,15 @@ async def test_nobody_fails_for_a_neighbour(model: Model, lanes: Lanes[Text]) ->
     assert "broken text" in str(found[1])
     assert isinstance(found[2], PermanentError)
     assert isinstance(found[3], list)
+
+
+async def test_a_model_that_returns_too_few_vectors_keeps_no_lane(
+    model: Model, lanes: Lanes[Text]
+) -> None:
+    model.let_out()
+    with pytest.raises(TransientError, match="0 vectors for 1"):
+        await lanes.embed(texts("lost"))
+    assert await lanes.embed(texts("four")) == [array("f", [4])]
 
 
 async def test_what_failed_is_tried_anew_by_the_next_call(model: Model, lanes: Lanes[Text]) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from common.model import Applied, Row
+import pytest
+
+from common.model import Applied, Claim, Row
 from tests.builders import KEY, TIMERS, delivery, desired, row
 from tests.fakes.queue import MemoryQueue
 from tests.fakes.registry import MemoryRegistry
 from workers.notes import UNTRIED_SECONDS, RegistryNote
-from workers.outcome import Retry
+from workers.outcome import GiveUp, HandlerOutcome, Retry
 
 NOW = 1000.0
 UNTRIED = Retry(30.0, "away", counted=False, noted=False)
@@ -40,3 +42,16 @@ async def test_a_row_that_waits_for_nothing_keeps_its_time() -> None:
     applied = Applied(version=1, doc_hash="h", embedding_profile="p", applied_at=900.0)
     after = await noted(row(revision=0, desired=desired(), applied=applied, sweep_at=NOW))
     assert after.sweep_at == NOW
+
+
+@pytest.mark.parametrize("outcome", [Retry(1.0, "locked"), GiveUp("its worker died")])
+async def test_a_repeated_message_that_fails_says_nothing_of_what_another_one_embeds(
+    outcome: HandlerOutcome,
+) -> None:
+    registry = MemoryRegistry()
+    claimed = row(revision=0, claim=Claim(1, "the holder", NOW + 30.0))
+    assert await registry.put_if(claimed)
+    note = RegistryNote(registry=registry, queue=MemoryQueue(), timers=TIMERS, clock=lambda: NOW)
+    await note(delivery(), outcome)
+    after = registry.rows[KEY]
+    assert (after.claim, after.status, after.error) == (claimed.claim, claimed.status, None)

@@ -80,7 +80,8 @@ async def calibrate(measure: Measure, device: Device) -> int:
     for number in range(ROUNDS if len(budgets) > 1 else 0):
         order = budgets if number % 2 else budgets[::-1]
         rounds.append({budget: await _rate(measure, budget) for budget in order})
-    return choose_budget(rounds, DEFAULT_BUDGETS[device])
+    slow = min([DEFAULT_BUDGETS[device], *budgets[-1:]]) if budgets else CANDIDATES[device][0]
+    return choose_budget(rounds, slow)
 
 
 async def _rate(measure: Measure, budget: int) -> float:

@@ -119,7 +119,8 @@ class Lanes(Generic[W]):
             self._busy += 1
             before = self._arrivals
             running = self._executor.submit(self._run_aside, run)
-        result = await asyncio.wrap_future(running)
+        # Shielded: a run that was cancelled before it began would keep its lane for ever.
+        result = await asyncio.shield(asyncio.wrap_future(running))
         return result if self._arrivals == before else None
 
     async def close(self) -> None:
@@ -196,11 +197,17 @@ class Lanes(Generic[W]):
     def _outcomes(self, batch: Sequence[_Job[W]]) -> list[Outcome]:
         """A batch that fails is done again one by one, so that nobody fails for a neighbour."""
         try:
-            return list(self._compute([job.work for job in batch]))
+            return self._computed(batch)
         except Exception as error:
             if len(batch) == 1:
                 return [_translated(error)]
         return [outcome for job in batch for outcome in self._outcomes([job])]
+
+    def _computed(self, batch: Sequence[_Job[W]]) -> list[Outcome]:
+        made: list[Outcome] = list(self._compute([job.work for job in batch]))
+        if len(made) != len(batch):  # a lane that ended here would never be free again
+            raise ValueError(f"{len(made)} vectors for {len(batch)} passages")
+        return made
 
     def _hand_over(self, done: list[tuple[_Job[W], Outcome]]) -> None:
         with self._lock:

@@ -136,7 +136,8 @@ class QdrantEdgeIndex:
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="index-writer")
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="index-reader")
         self._merger = ThreadPoolExecutor(1, thread_name_prefix="index-merger")
-        self._guard = threading.Lock()
+        self._guard = threading.Lock()  # held for moments: the event loop takes it too
+        self._opening = threading.Lock()  # held while files are opened, by threads only
         self._namespaces: dict[str, Namespace] = {}
         self._pending: dict[str, list[_Job]] = {}
         self._merging: dict[str, Future[None]] = {}
@@ -261,7 +262,10 @@ class QdrantEdgeIndex:
             jobs.append(job)
             first = len(jobs) == 1
         if first:
-            self._writer.submit(self._drain, namespace)
+            try:
+                self._writer.submit(self._drain, namespace)
+            except RuntimeError as error:
+                raise IndexUnavailableError("the index was closed") from error
         await asyncio.wrap_future(job.done)
 
     def _drain(self, namespace: str) -> None:
@@ -346,7 +350,7 @@ class QdrantEdgeIndex:
 
     def _namespace(self, name: str, create_dimension: int | None = None) -> Namespace | None:
         """None if the namespace was never written and is not to be created."""
-        with self._guard:
+        with self._opening:
             self._own()
             held = self._namespaces.get(name)
             if held is None and (held := self._load(name, create_dimension)) is not None:
@@ -381,7 +385,7 @@ class QdrantEdgeIndex:
             shutil.rmtree(leftover, ignore_errors=True)
 
     def _names(self) -> list[str]:
-        with self._guard:
+        with self._opening:
             self._own()
         folders = [folder for folder in self._root.iterdir() if is_namespace(folder)]
         return sorted(read_description(folder)["namespace"] for folder in folders)

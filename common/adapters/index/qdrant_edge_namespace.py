@@ -216,8 +216,12 @@ class Namespace:
         """Put the result in place of its sources, which are returned, open and without use."""
         require_room(self.folder, self._reserve)
         result = self._open_result(merge)
-        result.delete_held(list(merge.deleted))
-        result.sync()
+        try:
+            result.delete_held(list(merge.deleted))
+            result.sync()
+        except BaseException:
+            result.close()
+            raise
         first = self._shards.index(merge.sources[0])
         kept = [result if place == first else shard for place, shard in enumerate(self._shards)]
         self._replace([shard for shard in kept if shard not in merge.sources])

@@ -1,9 +1,9 @@
 """`sqlite:`: vectors.sqlite in the data folder, shared by the embedding workers of one machine.
 
-It is a cache and may be deleted at any time. A damaged file is replaced by an empty one; each entry
-has a checksum of its own, since SQLite has none. The file's own size is the bound: pages of entries
-that were dropped are used again. On top of it comes the log, usually some megabytes.
-"""
+It is a cache and may be deleted while no worker runs. A damaged file is replaced by an empty one;
+each entry has a checksum of its own, since SQLite has none. The file's own size is the bound:
+pages of entries that were dropped are used again. On top of it comes the log, usually some
+megabytes."""
 
 from __future__ import annotations
 
