@@ -43,7 +43,7 @@ SEEDS ?= 20000
 simulate: $(READY) ## Whole installations under faults: make simulate SEEDS=1000000
 	$(BIN)/python -m tests.simulation --seeds $(SEEDS)
 
-bench: $(READY) ## Measure the product, alone and beside its peers (hours; BENCH_QUICK=1: half an hour)
+bench: $(READY) ## Measure the product, alone and beside its peers (hours; BENCH_QUICK=1 is shorter)
 	$(BIN)/python -m tests.bench
 
 format: $(READY) ## Format the code
