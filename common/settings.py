@@ -136,6 +136,15 @@ class Settings(BaseSettings):
         "cpu",
         description="Where models run. cuda needs bloomweaver[gpu]; auto: a GPU if there is one.",
     )
+    fuse_graph: bool = Field(
+        True,
+        description="On a CPU, make a faster graph with the same vectors of the model's own, once.",
+    )
+    model_cache_dir: Path | None = Field(
+        None,
+        description="Assembled, fused and downloaded models, and what calibration found; "
+        "made again when lost. None: run/models in the data folder.",
+    )
     inference_lanes: int | None = Field(
         None,
         ge=1,
@@ -186,3 +195,8 @@ class Settings(BaseSettings):
 
     log_format: Literal["console", "json"] = "console"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @property
+    def model_folder(self) -> Path:
+        """Absolute, whether it exists or not."""
+        return (self.model_cache_dir or self.data_dir / "run" / "models").absolute()

@@ -323,7 +323,8 @@ def optimize(
     real text through the whole embedding path: a mean cosine under 0.99 (fused: 0.9999) is
     refused, and then nothing is written. The graph is an embedding profile of its own, since its
     vectors are: a namespace keeps to the profile it began with. Make int8 graphs on a machine like
-    the one that will run them. Needs `pip install 'bloomweaver[optimize]'`.
+    the one that will run them. A fused graph is what the product makes for itself on a CPU
+    (BLOOMWEAVER_FUSE_GRAPH): make one by hand for images and for models over 700 MB.
 
     **Example:** `bloomweaver optimize --graph int8 --sample docs/`
     """

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib.resources import as_file, files
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +58,6 @@ class Original:
 
 
 def optimize_command(options: OptimizeOptions, out: Output) -> int:
-    _require_onnx()
     from common.cli.configuration import load_settings
     from common.extraction.extract import UnreadableDocument
     from common.optimizing.optimize import optimize
@@ -82,14 +80,6 @@ def optimize_command(options: OptimizeOptions, out: Output) -> int:
     return ExitCode.DONE
 
 
-def _require_onnx() -> None:
-    if find_spec("onnx") is None:
-        raise WrongUsageError(
-            "rewriting a graph takes the package onnx, which running one does not: "
-            "pip install 'bloomweaver[optimize]'"
-        )
-
-
 # --- what is asked for ---------------------------------------------------------------------------
 
 
@@ -99,7 +89,7 @@ def _original(model: str | None, settings: Settings) -> Original:
     from common.storage.data_folder import DataFolder
 
     name = _model_name(model, settings)
-    cache = settings.data_dir.absolute() / "run" / "models"
+    cache = settings.model_folder
     if name in PACKAGED_MODELS:
         DataFolder(settings.data_dir)  # a folder that is not one yet must become one first
         folder = assemble(PACKAGED_MODELS[name], cache)

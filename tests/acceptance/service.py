@@ -16,6 +16,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+MODELS = Path(sys.prefix) / "models-of-tests"
+"""One fused model for all services under test: making it takes two seconds of a core."""
+
 PATIENCE_SECONDS = 60.0
 """How long a condition may take before the test fails; nothing is asserted about it."""
 
@@ -57,6 +60,7 @@ class Service:
         return {
             **inherited,
             "BLOOMWEAVER_DATA_DIR": str(self.data_dir),
+            "BLOOMWEAVER_MODEL_CACHE_DIR": str(MODELS),
             "BLOOMWEAVER_PORT": str(self.port),
             "BLOOMWEAVER_URL": self.url,
             "BLOOMWEAVER_LOG_FORMAT": "json",

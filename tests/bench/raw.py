@@ -13,7 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.adapters.embedder.packaged_model import PACKAGED_MODELS, locate
+from common.adapters.embedder.fused_model import fused_folder
+from common.adapters.embedder.packaged_model import PACKAGED_MODELS, assemble, locate
+from tests.acceptance.service import MODELS
 from tests.bench.corpus import token_ids
 from tests.bench.service import cpu_seconds_of
 
@@ -21,9 +23,8 @@ from tests.bench.service import cpu_seconds_of
 class RawSession:
     """A child process with one session; `run` blocks until the batch is embedded."""
 
-    def __init__(self, token_file: Path, threads: int) -> None:
-        (model,) = PACKAGED_MODELS.values()
-        arguments = [str(locate(model.weights)), str(token_file), str(threads)]
+    def __init__(self, graph: Path, token_file: Path, threads: int) -> None:
+        arguments = [str(graph), str(token_file), str(threads)]
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.bench.raw_child", *arguments],
             stdin=subprocess.PIPE,
@@ -105,8 +106,25 @@ class Yardstick:
         return sum(s.cpu_seconds() for sessions in self._sessions.values() for s in sessions)
 
 
+def original_graph() -> Path:
+    """As the model's authors published it, and as the peers run it."""
+    (model,) = PACKAGED_MODELS.values()
+    return locate(model.weights)
+
+
+def fused_graph() -> Path:
+    """What the product makes of it and runs."""
+    (model,) = PACKAGED_MODELS.values()
+    folder = fused_folder(assemble(model, MODELS), model.fingerprint, MODELS)
+    if folder.name == assemble(model, MODELS).name:
+        raise RuntimeError("the model was not fused: the product would run the original too")
+    return folder / "model.onnx"
+
+
 @contextlib.contextmanager
-def yardstick(texts: list[str], shapes: Sequence[tuple[int, int]]) -> Iterator[Yardstick]:
+def yardstick(
+    graph: Path, texts: list[str], shapes: Sequence[tuple[int, int]]
+) -> Iterator[Yardstick]:
     """`shapes`: pairs of processes and threads of each."""
     tokens = token_ids(texts)
     with contextlib.ExitStack() as stack:
@@ -116,7 +134,7 @@ def yardstick(texts: list[str], shapes: Sequence[tuple[int, int]]) -> Iterator[Y
         sessions: dict[int, list[RawSession]] = {}
         for processes, threads in shapes:
             for _ in range(processes):
-                session = RawSession(file, threads)
+                session = RawSession(graph, file, threads)
                 stack.callback(session.close)
                 sessions.setdefault(threads, []).append(session)
         yield Yardstick(tokens, sessions)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.bench.corpus import passages
-from tests.bench.raw import Way, Yardstick, yardstick
+from tests.bench.raw import Way, Yardstick, fused_graph, yardstick
 from tests.bench.report import Line, Options, progress, spread
 
 BATCHES = (1, 2, 4, 8, 16)
@@ -14,7 +14,7 @@ def measure(options: Options) -> list[Line]:
     """Texts of one length, so that nothing is lost to padding."""
     lines = []
     for tokens in (240, 30):
-        with yardstick(passages(TEXTS, tokens - 2), [(1, 1)]) as raw:
+        with yardstick(fused_graph(), passages(TEXTS, tokens - 2), [(1, 1)]) as raw:
             lines += _lines(raw, tokens, options.repeat)
     return lines
 

@@ -176,7 +176,8 @@ async def test_auto_falls_back_when_cuda_does_not_start(
     both = [CUDA_PROVIDER, "CPUExecutionProvider"]
     monkeypatch.setattr("common.adapters.embedder.fastembed._providers", lambda: both)
     load = _Packaged.load
-    monkeypatch.setattr(_Packaged, "load", lambda self, options: load(self, {"threads": 1}))
+    on_cpu = {"threads": 1}
+    monkeypatch.setattr(_Packaged, "load", lambda self, _, prepare: load(self, on_cpu, prepare))
     auto = FastembedEmbedder(NAME, cache_folder=tmp_path, device="auto")
     await auto.load()
     assert auto._model

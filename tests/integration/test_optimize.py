@@ -198,13 +198,6 @@ def test_a_file_that_is_no_graph_is_refused(small_model: Path) -> None:
         optimize(request(small_model, small_model.with_name("faster")), quiet)
 
 
-def test_without_onnx_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "find_spec", lambda _: None)
-    result = invoke()
-    assert result.exit_code == 2
-    assert "pip install 'bloomweaver[optimize]'" in result.stderr
-
-
 def test_what_is_no_model_says_what_is(tmp_path: Path) -> None:
     result = invoke("nobody/knows", "--data-dir", str(tmp_path / "data"))
     assert result.exit_code == 2

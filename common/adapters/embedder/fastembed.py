@@ -20,6 +20,7 @@ import structlog
 
 from common.adapters.embedder import calibration
 from common.adapters.embedder.device import Device, check_session, choose_device
+from common.adapters.embedder.fused_model import fused_folder
 from common.adapters.embedder.lanes import Lanes
 from common.adapters.embedder.model_source import TextModel, source_of
 from common.adapters.embedder.token_input import TokenTemplate, encoded, feed_ids, template_of
@@ -93,8 +94,10 @@ class FastembedEmbedder:
     `model` is a packaged model's name, any name fastembed knows, or the absolute path of a folder.
     `cache_folder` holds assembled and downloaded models, and what calibration found. `lanes`
     inferences of `threads` threads each run side by side on one session; None: as many as the
-    device is given by default. Prefixes of None are those the model's authors ask for. Loading and
-    tokenising have a thread of their own; onnxruntime releases the interpreter's lock meanwhile.
+    device is given by default. `fuse`: on a CPU a faster graph with the same vectors is made of the
+    model's own and kept in `cache_folder` (2 s, once). Prefixes of None are those the model's
+    authors ask for. Loading and tokenising have a thread of their own; onnxruntime releases the
+    interpreter's lock meanwhile.
     """
 
     def __init__(
@@ -105,6 +108,7 @@ class FastembedEmbedder:
         threads: int = 1,
         lanes: int | None = None,
         device: Literal["cpu", "cuda", "auto"] = "cpu",
+        fuse: bool = False,
         query_prefix: str | None = None,
         document_prefix: str | None = None,
     ) -> None:
@@ -116,6 +120,7 @@ class FastembedEmbedder:
         self._threads = threads
         self._lanes = lanes
         self._wanted_device = device
+        self._fuse = fuse
         self._profile: EmbeddingProfile | None = None
         self._model: _Loaded | None = None
         self._own_tokenizer: ModelTokenizer | None = None
@@ -197,10 +202,16 @@ class FastembedEmbedder:
             return self._opened_on("cpu"), "cpu"
 
     def _opened_on(self, device: Device) -> TextModel:
-        model = self._source.load({"threads": self._threads, "cuda": device == "cuda"})
+        options = {"threads": self._threads, "cuda": device == "cuda"}
+        model = self._source.load(options, partial(self._folder_to_load, device))
         if device == "cuda":
             check_session(model.model.model.get_providers())
         return model
+
+    def _folder_to_load(self, device: Device, original: Path, fingerprint: str) -> Path:
+        if not self._fuse or device != "cpu":
+            return original
+        return fused_folder(original, fingerprint, self._cache_folder)
 
     def _at_work(self, model: TextModel, device: Device) -> _Loaded:
         machine = self._machine(device)
@@ -340,9 +351,10 @@ def connect(url: str, settings: Settings, receiver: str) -> FastembedEmbedder:
     """`fastembed:NAME` or `fastembed:/a/model/folder`."""
     return FastembedEmbedder(
         url.partition(":")[2],
-        cache_folder=settings.data_dir.absolute() / "run" / "models",
+        cache_folder=settings.model_folder,
         lanes=settings.inference_lanes,
         device=settings.device,
+        fuse=settings.fuse_graph,
         query_prefix=settings.query_prefix,
         document_prefix=settings.document_prefix,
     )

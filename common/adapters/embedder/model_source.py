@@ -7,7 +7,7 @@ import json
 import os
 import re
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -28,6 +28,9 @@ _DEFAULT_MAX_TOKENS: Final = 512
 
 Options = Mapping[str, Any]
 """fastembed's `threads` and `cuda`."""
+
+Prepare = Callable[[Path, str], Path]
+"""(a model folder, its fingerprint) → the folder to load in its place."""
 
 
 class TextModel(Protocol):
@@ -51,7 +54,7 @@ class Source(Protocol):
 
     def profile(self, query_prefix: str, document_prefix: str) -> EmbeddingProfile: ...
 
-    def load(self, options: Options) -> TextModel: ...
+    def load(self, options: Options, prepare: Prepare) -> TextModel: ...
 
     def tokenizer_json(self) -> Path: ...
 
@@ -75,12 +78,13 @@ class _Packaged:
     def profile(self, query_prefix: str, document_prefix: str) -> EmbeddingProfile:
         return self._model.profile(query_prefix, document_prefix)
 
-    def load(self, options: Options) -> TextModel:
+    def load(self, options: Options, prepare: Prepare) -> TextModel:
         # Hashing the file leaves the interpreter free to import fastembed (0.5 s) meanwhile.
         importing = threading.Thread(target=_import_quietly, name="import-fastembed")
         importing.start()
         try:
-            folder = assemble(self._model, self._cache_folder)
+            original = assemble(self._model, self._cache_folder)
+            folder = prepare(original, self._model.fingerprint)
         finally:
             importing.join()
         return _load_folder(folder, self._model.dimension, "mean", options)
@@ -105,9 +109,10 @@ class _Folder:
             document_prefix=document_prefix,
         )
 
-    def load(self, options: Options) -> TextModel:
+    def load(self, options: Options, prepare: Prepare) -> TextModel:
         self._require("tokenizer.json")
-        return _load_folder(self._folder, self._dimension(), self._pooling(), options)
+        folder = prepare(self._folder, self._fingerprint())
+        return _load_folder(folder, self._dimension(), self._pooling(), options)
 
     def tokenizer_json(self) -> Path:
         return self._require("tokenizer.json")
@@ -181,7 +186,8 @@ class _Named:
             document_prefix=document_prefix,
         )
 
-    def load(self, options: Options) -> TextModel:
+    def load(self, options: Options, prepare: Prepare) -> TextModel:
+        """As fastembed keeps it: its cache is not a model folder of ours to prepare."""
         model: TextModel = self._open(**options)
         return model
 

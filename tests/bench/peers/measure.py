@@ -11,7 +11,7 @@ from tests.bench.peers.lines import phase_text, tokens_lines
 from tests.bench.peers.product import ProductRun, run_product
 from tests.bench.peers.setup import Bench, Limits, bench, product_texts
 from tests.bench.peers.variant import PRODUCT, Variant
-from tests.bench.raw import GRID, Yardstick, yardstick
+from tests.bench.raw import GRID, Yardstick, fused_graph, original_graph, yardstick
 from tests.bench.report import Line, Options, at_least, at_most, progress, spread
 
 OVER_BEST_BATCH, OVER_DEFAULTS, OF_RAW = 1.5, 3.0, 0.95
@@ -28,6 +28,7 @@ class Results:
     failed: dict[str, str] = field(default_factory=dict)
     product: list[ProductRun] = field(default_factory=list)
     raw: list[float] = field(default_factory=list)
+    original: list[float] = field(default_factory=list)
 
     def rates(self, variant: Variant) -> list[float]:
         return [phase.chunks / phase.seconds for phase in self.bulk.get(variant, [])]
@@ -42,10 +43,15 @@ def measure(options: Options) -> list[Line]:
     with bench(limits) as made:
         texts = product_texts(made.feed.documents)
         variants = _variants(made)
-        with yardstick(texts, [(2, 1)]) as raw:
+        with (
+            yardstick(fused_graph(), texts, [(2, 1)]) as raw,
+            yardstick(original_graph(), texts, [(2, 1)]) as original,
+        ):
             for number in range(repeat):
                 _one_round(made, variants, number, number == repeat - 1, results)
-                _raw(raw, len(texts), results)
+                results.raw.append(_raw(raw, len(texts)))
+                results.original.append(_raw(original, len(texts)))
+                progress(f"peers: raw: {results.raw[-1]:.1f}, {results.original[-1]:.1f} chunks/s")
         _once(made, results)
         lines = _lines(made, results)
     return lines
@@ -122,13 +128,12 @@ def _failure(said: Said) -> str:
     return f"{said.failure}; until then {so_far}"
 
 
-def _raw(raw: Yardstick, count: int, results: Results) -> None:
+def _raw(raw: Yardstick, count: int) -> float:
     """The better of the grid's ways with a thread a core, found on a sample."""
     ways = [way for way in GRID if way.processes == 2 and way.batch <= 2]
     sample = range(0, count, SAMPLE_STEP)
     best = max(ways, key=lambda way: raw.rate(way, sample))
-    results.raw.append(raw.rate(best))
-    progress(f"peers: raw onnxruntime, {best}: {results.raw[-1]:.1f} chunks/s")
+    return raw.rate(best)
 
 
 def _lines(made: Bench, results: Results) -> list[Line]:
@@ -137,7 +142,10 @@ def _lines(made: Bench, results: Results) -> list[Line]:
         for variant, phases in results.bulk.items()
     ]
     lines += [Line(f"bulk: {name}", failure) for name, failure in results.failed.items()]
-    lines += [Line("bulk: raw onnxruntime", spread(results.raw, unit=" chunks/s"))]
+    lines += [
+        Line("bulk: raw onnxruntime, fused graph", spread(results.raw, unit=" chunks/s")),
+        Line("bulk: raw onnxruntime, original", spread(results.original, unit=" chunks/s")),
+    ]
     lines += _ratio_lines(results)
     if made.feed.edits:
         lines += [
@@ -157,7 +165,7 @@ def _ratio_lines(results: Results) -> list[Line]:
     if not ours:
         return []
     raw = [rate / limit for rate, limit in zip(ours, results.raw, strict=True)]
-    lines = [at_least("bulk: bloomweaver / raw", median(raw), OF_RAW, spread(raw, 2))]
+    lines = [at_least("bulk: bloomweaver / raw, same graph", median(raw), OF_RAW, spread(raw, 2))]
     for defaults, target in ((False, OVER_BEST_BATCH), (True, OVER_DEFAULTS)):
         peers = [v for v in results.bulk if v.system != PRODUCT and (v.batch is None) == defaults]
         if peers:
