@@ -236,6 +236,23 @@ async def test_an_idle_lane_is_lent_and_then_works_on(model: Model, lanes: Lanes
     assert (await lanes.embed(texts("work")))[0][0] == 4
 
 
+async def test_a_lane_that_was_lent_to_somebody_who_left_works_on(
+    model: Model, lanes: Lanes[Text]
+) -> None:
+    """Cancelled before its thread began: what nobody runs could never give the lane back."""
+    blocked = threading.Event()
+    lanes._executor.submit(blocked.wait, 10)
+    lent = asyncio.create_task(lanes.try_while_idle(lambda: 1))
+    await asyncio.sleep(0)  # submitted, and not begun
+    lent.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await lent
+    blocked.set()
+    model.let_out()
+    async with asyncio.timeout(10):
+        assert await lanes.embed(texts("abc")) == [array("f", [3])]
+
+
 async def test_a_busy_lane_is_not_lent(model: Model, lanes: Lanes[Text]) -> None:
     call = await begun(lanes, "work")
     await model.holds()
