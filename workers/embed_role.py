@@ -21,6 +21,7 @@ from common.settings import Settings
 from workers.consumers import consumer_of
 from workers.embed import EmbedHandler, sizes_for
 from workers.loop import Consumer
+from workers.preparation import prepare_unless
 from workers.unforeseen import tell
 
 log = structlog.get_logger(__name__)
@@ -51,6 +52,7 @@ async def _serve(settings: Settings, stop: asyncio.Event) -> None:
     async with open_ports(settings, receiver=receiver, own_index=False) as ports:
         aside = [asyncio.create_task(_watch_parent(stop))]
         try:
+            await prepare_unless(stop, ports.embedder)
             await ports.embedder.load()
             log.info("worker.ready", pid=os.getpid())
             aside.append(asyncio.create_task(_calibrate(ports.embedder)))

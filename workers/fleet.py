@@ -18,6 +18,7 @@ from common.ports.errors import TransientError
 from common.ports.queue import ReclaimingQueue, WatchableQueue
 from common.settings import Settings
 from workers.loop import LONG_POLL_SECONDS
+from workers.preparation import prepare
 from workers.scaling import ScaleLimits, desired_workers
 from workers.unforeseen import tell
 
@@ -51,6 +52,7 @@ class FleetPart:
         )
         self._workers: dict[str, _Worker] = {}
         self._task: asyncio.Task[None] | None = None
+        self._preparing: asyncio.Task[None] | None = None
         self._peak = 0
         self._started_total = 0
         self._quick_deaths = 0
@@ -59,6 +61,9 @@ class FleetPart:
     async def start(self) -> None:
         self._ports.fleet_status = self.status
         self._task = asyncio.create_task(self._run(), name="fleet")
+        # So that the first worker, and with it the first document, need not wait for it.
+        preparing = prepare(self._ports.embedder)
+        self._preparing = asyncio.create_task(preparing, name="prepare-model")
 
     def tasks(self) -> list[asyncio.Task[None]]:
         return [self._task] if self._task else []
@@ -72,9 +77,10 @@ class FleetPart:
         )
 
     async def stop(self) -> None:
-        if self._task:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        ending = [task for task in (self._task, self._preparing) if task]
+        for task in ending:
+            task.cancel()
+        await asyncio.gather(*ending, return_exceptions=True)
         await self._stop_workers(list(self._workers.values()))
 
     async def _run(self) -> None:

@@ -85,6 +85,17 @@ class Embedder(Protocol):
 
 
 @runtime_checkable
+class PreparingEmbedder(Protocol):
+    """An embedder that can make its model faster for those who embed many documents."""
+
+    async def prepare(self) -> None:
+        """Once for a machine, in seconds; at once if it was done. What is loaded later uses it.
+
+        May be cancelled. What fails is logged, and costs speed and nothing else.
+        """
+
+
+@runtime_checkable
 class CalibratingEmbedder(Protocol):
     """An embedder that can find out what suits the machine it runs on."""
 

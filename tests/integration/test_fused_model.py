@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +18,7 @@ from structlog.testing import capture_logs
 
 from common.adapters.embedder import fused_model
 from common.adapters.embedder.fastembed import FastembedEmbedder
-from common.adapters.embedder.fused_model import fused_folder
+from common.adapters.embedder.fused_model import kept_folder, make_fused
 from common.adapters.embedder.packaged_model import PACKAGED_MODELS, assemble
 from common.ports.embedder import Passage
 from tests.encoder_layer import EncoderLayer
@@ -42,12 +43,18 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     started: list[list[str]] = []
     run = fused_model._run
 
-    def counted(command: list[str]) -> None:
+    def counted(command: list[str], stop: threading.Event) -> bool:
         started.append(command)
-        run(command)
+        return run(command, stop)
 
     monkeypatch.setattr(fused_model, "_run", counted)
     return started
+
+
+def fused_folder(original: Path, fingerprint: str, cache_folder: Path) -> Path:
+    """As a process that prepares and then loads."""
+    make_fused(original, fingerprint, cache_folder, threading.Event())
+    return kept_folder(original, fingerprint, cache_folder)
 
 
 def kinds(folder: Path) -> set[str]:
@@ -57,6 +64,7 @@ def kinds(folder: Path) -> set[str]:
 async def vectors(cache: Path, **options: Any) -> tuple[str, Any]:
     embedder = FastembedEmbedder(NAME, cache_folder=cache, lanes=1, **options)
     try:
+        await embedder.prepare()
         found = [(await embedder.embed_documents([Passage(text)]))[0] for text in TEXTS]
         return embedder.profile.id, np.array(found)
     finally:
@@ -147,6 +155,40 @@ def test_a_folder_that_was_optimized_is_left_as_it_is(
     assert not runs
 
 
+def test_loading_does_not_wait_for_it(model: Path, tmp_path: Path, runs: list[list[str]]) -> None:
+    assert kept_folder(model, "f1", tmp_path / "cache") == model
+    assert not runs
+
+
+def test_a_process_that_stops_takes_its_child_with_it(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if fusing went on for ever: what is left is a cache in which nothing is kept."""
+    forever = [sys.executable, "-c", "import time; time.sleep(600)"]
+    run, stop = fused_model._run, threading.Event()
+    started = threading.Event()
+
+    def slow(_: list[str], given: threading.Event) -> bool:
+        started.set()
+        return run(forever, given)
+
+    monkeypatch.setattr(fused_model, "_run", slow)
+    with ThreadPoolExecutor(2) as threads:
+        one = threads.submit(make_fused, model, "f1", tmp_path / "cache", stop)
+        assert started.wait(10)
+        waiting = threads.submit(make_fused, model, "f1", tmp_path / "cache", stop)
+        stop.set()
+        assert one.exception(30) is None
+        assert waiting.exception(30) is None
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["fusing.lock"]
+
+
+def test_a_child_that_fails_says_why(tmp_path: Path) -> None:
+    with capture_logs() as logs:
+        assert fused_folder(tmp_path / "missing", "f1", tmp_path / "cache") == tmp_path / "missing"
+    assert "FileNotFoundError" in logs[0]["error"]
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -158,7 +200,7 @@ def test_a_folder_that_was_optimized_is_left_as_it_is(
 def test_a_failure_costs_speed_and_nothing_else(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    def fail(_: list[str]) -> None:
+    def fail(*_: object) -> bool:
         raise error
 
     with monkeypatch.context() as patch, capture_logs() as logs:

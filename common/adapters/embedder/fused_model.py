@@ -15,16 +15,19 @@ import json
 import shutil
 import subprocess
 import sys
+import tempfile
+import threading
+import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import structlog
 
-__all__ = ["FUSION_VERSION", "GRAPH", "MOST_BYTES", "RECORD", "fused_folder", "keep"]
+__all__ = ["FUSION_VERSION", "GRAPH", "MOST_BYTES", "RECORD", "keep", "kept_folder", "make_fused"]
 
 log = structlog.get_logger(__name__)
 
@@ -43,25 +46,30 @@ chosen for a larger model may not have; `bloomweaver optimize --graph fused` doe
 MOST_SECONDS: Final = 120.0
 """MiniLM takes 2."""
 
+_LOOK_SECONDS: Final = 0.05
 
-def fused_folder(original: Path, fingerprint: str, cache_folder: Path) -> Path:
-    """The folder to load in place of `original`, whose graph has this fingerprint.
 
-    It is `original` itself where nothing can be fused, or where that failed, which is logged. Of
-    several processes one does the work and the others wait for it. Blocks; raises nothing.
+def make_fused(original: Path, fingerprint: str, cache_folder: Path, stop: threading.Event) -> None:
+    """Keep a fused graph of `original`, whose graph has this fingerprint, unless one is kept.
+
+    Of several processes one does the work and the others wait for it; `stop` ends it soon. Where
+    nothing can be fused that is kept in mind. Blocks; what fails is logged.
     """
-    if (original / OPTIMIZED_RECORD).exists():
-        return original
-    target = cache_folder / f"{original.name}-{fingerprint}-fused-{_versions()}"
+    target = _target(original, fingerprint, cache_folder)
     try:
-        record = _kept(target)
-        if record is None:
-            with _alone(cache_folder):
-                record = _kept(target) or _made(original, target)
+        if not _is_optimized(original) and _kept(target) is None:
+            with _alone(cache_folder, stop):
+                if _kept(target) is None and not stop.is_set():
+                    _make(original, target, stop)
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         log.warning("embedder.graph_not_fused", error=_told(error), used=str(original))
-        return original
-    return target if record["fused"] else original
+
+
+def kept_folder(original: Path, fingerprint: str, cache_folder: Path) -> Path:
+    """The fused folder to load in place of `original`, or that, where none was made."""
+    target = _target(original, fingerprint, cache_folder)
+    record = None if _is_optimized(original) else _kept(target)
+    return target if record and record["fused"] else original
 
 
 def keep(draft: Path, reason: str | None) -> None:
@@ -70,6 +78,14 @@ def keep(draft: Path, reason: str | None) -> None:
     if reason is None:
         record["crc32"] = _crc32(draft / GRAPH)
     (draft / RECORD).write_text(json.dumps(record), encoding="utf-8")
+
+
+def _is_optimized(original: Path) -> bool:
+    return (original / OPTIMIZED_RECORD).exists()
+
+
+def _target(original: Path, fingerprint: str, cache_folder: Path) -> Path:
+    return cache_folder / f"{original.name}-{fingerprint}-fused-{_versions()}"
 
 
 def _versions() -> str:
@@ -87,35 +103,62 @@ def _kept(target: Path) -> dict[str, Any] | None:
     return record if whole else None
 
 
-def _made(original: Path, target: Path) -> dict[str, Any]:
+def _make(original: Path, target: Path, stop: threading.Event) -> None:
     """In a process of its own, whose memory (five times the graph's) is given back at its end."""
     draft = target.with_name(f".{target.name}-draft")
     for left in (draft, target):
         shutil.rmtree(left, ignore_errors=True)
     draft.mkdir(parents=True)
     try:
-        _run([sys.executable, "-m", "common.optimizing.fuse_folder", str(original), str(draft)])
+        command = [sys.executable, "-m", "common.optimizing.fuse_folder", str(original), str(draft)]
+        if not _run(command, stop):
+            return
         draft.rename(target)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    record: dict[str, Any] = json.loads((target / RECORD).read_bytes())
+    record = json.loads((target / RECORD).read_bytes())
     log.info("embedder.graph_fused", fused=record["fused"], reason=record["reason"])
-    return record
 
 
-def _run(command: list[str]) -> None:
-    """Raises subprocess.SubprocessError."""
-    subprocess.run(  # noqa: S603 - this interpreter, with a module of the project
-        command, check=True, timeout=MOST_SECONDS, stdin=subprocess.DEVNULL, capture_output=True
-    )
+def _run(command: list[str], stop: threading.Event) -> bool:
+    """Whether it ended by itself, and well. Raises subprocess.SubprocessError when it did not do
+    well, OSError when it could not begin."""
+    began = time.monotonic()
+    with (
+        tempfile.TemporaryFile() as errors,
+        subprocess.Popen(  # noqa: S603 - this interpreter, with a module of the project
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors
+        ) as child,
+    ):
+        try:
+            while child.poll() is None and not stop.wait(_LOOK_SECONDS):
+                if time.monotonic() - began > MOST_SECONDS:
+                    raise subprocess.TimeoutExpired(command[:3], MOST_SECONDS)
+        finally:
+            child.kill()
+        if stop.is_set() and child.wait() < 0:
+            return False
+        if child.wait():
+            errors.seek(0)
+            raise subprocess.CalledProcessError(child.returncode, command[:3], stderr=errors.read())
+    return True
 
 
 @contextmanager
-def _alone(cache_folder: Path) -> Iterator[None]:
+def _alone(cache_folder: Path, stop: threading.Event) -> Iterator[None]:
     cache_folder.mkdir(parents=True, exist_ok=True)
     with (cache_folder / "fusing.lock").open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        while not _locked(file) and not stop.wait(_LOOK_SECONDS):
+            pass
         yield
+
+
+def _locked(file: IO[bytes]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _crc32(path: Path) -> int:

@@ -29,7 +29,7 @@ _DEFAULT_MAX_TOKENS: Final = 512
 Options = Mapping[str, Any]
 """fastembed's `threads` and `cuda`."""
 
-Prepare = Callable[[Path, str], Path]
+Replace = Callable[[Path, str], Path]
 """(a model folder, its fingerprint) → the folder to load in its place."""
 
 
@@ -54,7 +54,10 @@ class Source(Protocol):
 
     def profile(self, query_prefix: str, document_prefix: str) -> EmbeddingProfile: ...
 
-    def load(self, options: Options, prepare: Prepare) -> TextModel: ...
+    def load(self, options: Options, replace: Replace) -> TextModel: ...
+
+    def folder(self) -> tuple[Path, str] | None:
+        """The model folder and its fingerprint; None where fastembed keeps the model its way."""
 
     def tokenizer_json(self) -> Path: ...
 
@@ -78,16 +81,18 @@ class _Packaged:
     def profile(self, query_prefix: str, document_prefix: str) -> EmbeddingProfile:
         return self._model.profile(query_prefix, document_prefix)
 
-    def load(self, options: Options, prepare: Prepare) -> TextModel:
+    def load(self, options: Options, replace: Replace) -> TextModel:
         # Hashing the file leaves the interpreter free to import fastembed (0.5 s) meanwhile.
         importing = threading.Thread(target=_import_quietly, name="import-fastembed")
         importing.start()
         try:
-            original = assemble(self._model, self._cache_folder)
-            folder = prepare(original, self._model.fingerprint)
+            folder = replace(*self.folder())
         finally:
             importing.join()
         return _load_folder(folder, self._model.dimension, "mean", options)
+
+    def folder(self) -> tuple[Path, str]:
+        return assemble(self._model, self._cache_folder), self._model.fingerprint
 
     def tokenizer_json(self) -> Path:
         return tokenizer_path(self._model)
@@ -109,10 +114,13 @@ class _Folder:
             document_prefix=document_prefix,
         )
 
-    def load(self, options: Options, prepare: Prepare) -> TextModel:
+    def load(self, options: Options, replace: Replace) -> TextModel:
         self._require("tokenizer.json")
-        folder = prepare(self._folder, self._fingerprint())
+        folder = replace(*self.folder())
         return _load_folder(folder, self._dimension(), self._pooling(), options)
+
+    def folder(self) -> tuple[Path, str]:
+        return self._folder, self._fingerprint()
 
     def tokenizer_json(self) -> Path:
         return self._require("tokenizer.json")
@@ -186,10 +194,13 @@ class _Named:
             document_prefix=document_prefix,
         )
 
-    def load(self, options: Options, prepare: Prepare) -> TextModel:
-        """As fastembed keeps it: its cache is not a model folder of ours to prepare."""
+    def load(self, options: Options, replace: Replace) -> TextModel:
+        """As fastembed keeps it: its cache is no model folder of ours to replace."""
         model: TextModel = self._open(**options)
         return model
+
+    def folder(self) -> None:
+        return None
 
     def tokenizer_json(self) -> Path:
         # fastembed has no public way to tell where it put a model.
