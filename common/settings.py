@@ -125,6 +125,15 @@ class Settings(BaseSettings):
     embed_concurrency: int = Field(
         4, ge=1, description="Documents one embedding worker has in hand."
     )
+    burst_quiet_seconds: float = Field(
+        0.5,
+        ge=0,
+        description="An edit that came while its document was being embedded is embedded once no "
+        "other came for so long; 0: at once.",
+    )
+    burst_wait_seconds: float = Field(
+        10.0, ge=0, description="A burst of edits waits no longer than this to be over."
+    )
     apply_concurrency: int = Field(
         8, ge=1, description="Documents each apply consumer has in hand."
     )

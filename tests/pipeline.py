@@ -23,6 +23,7 @@ from tests.fakes.index import MemoryIndex
 from webhook.accept import Accepted, Acceptor, Change, ChangeType
 from webhook.search import Searcher
 from workers.apply import ApplyHandler
+from workers.burst import BurstWait
 from workers.delete import DeleteHandler
 from workers.embed import EmbedHandler
 from workers.lease import Lease
@@ -59,6 +60,14 @@ class Pipeline:
     embedder: HashEmbedder = field(default_factory=HashEmbedder)
     vectors: VectorCache = field(default_factory=memory_vectors)
     sizes: ChunkSizes = field(default_factory=lambda: ChunkSizes(target_tokens=40, max_tokens=128))
+    bursts: BurstWait = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.bursts = BurstWait(places=2, pause=self._pause)
+
+    async def _pause(self, seconds: float) -> None:
+        """Nobody sleeps in a test: the clock is turned."""
+        self.clock.now += seconds
 
     @property
     def acceptor(self) -> Acceptor:
@@ -106,6 +115,7 @@ class Pipeline:
             sizes=self.sizes,
             timers=TIMERS,
             claim_seconds=30,
+            bursts=self.bursts,
             clock=self.clock,
         )
         return {

@@ -2,13 +2,15 @@
 
 A wake-up that claimed a document answers for it: when the pack is written it looks whether a newer
 version is desired by now, and goes on with the newest. The wake-ups of versions in between end
-without doing anything, so that a burst of edits costs one more embedding, not one each.
+without doing anything, so that a burst of edits costs one more embedding, not one each. To go on
+it waits until the burst is over (`workers/burst.py`); the first version never waits.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -28,6 +30,7 @@ from common.ports.queue import Delivery, Queue
 from common.ports.registry import Registry
 from common.ports.vectors import VectorCache
 from common.transitions import Timers, claim, extend_claim, is_held_by_another, let_go
+from workers.burst import Burst, BurstWait, seconds_to_wait, seen
 from workers.lease import Lease
 from workers.outcome import Done, HandlerOutcome
 from workers.packs import read_pack, write_pack
@@ -43,6 +46,7 @@ SLICE_CHUNKS = 8
 SLICES_IN_FLIGHT = 4
 """Calls of one document under way: as one ends the next begins, so that the model always has work,
 and a long document does not fill the queue of those that came after it."""
+RENEWALS_PER_CLAIM = 3
 VERSIONS_AT_MOST = 4
 """Embedded for one message. A document under steady editing then waits its turn behind others."""
 
@@ -62,7 +66,15 @@ class _Turn:
     """The last version whose pack exists and whose apply queue was woken for it."""
     versions: int = 0
     """How many were embedded."""
+    burst: Burst | None = None
+    """The one whose newest version is to be embedded next."""
+    gives_way: bool = False
+    """Others would have to wait with it for the end of a burst: it goes behind them instead."""
     why: str = "already applied"
+
+    @property
+    def is_spent(self) -> bool:
+        return self.gives_way or self.versions >= VERSIONS_AT_MOST
 
 
 @dataclass(slots=True, kw_only=True)
@@ -78,6 +90,7 @@ class EmbedHandler:
     timers: Timers
     claim_seconds: float
     document_timeout_seconds: float = 7200.0
+    bursts: BurstWait = field(default_factory=BurstWait)
     clock: Clock = system_clock
     _reuse: Reuse = field(init=False)
 
@@ -88,7 +101,7 @@ class EmbedHandler:
         """It ends with a look at the row that finds nothing left to do and lets the claim go."""
         turn, key = _Turn(delivery, lease), delivery.wake_up.key
         for _ in range(RACES_BEFORE_GIVING_UP):
-            row = await self.registry.get(key)
+            row = await self._calm_row(turn, key)
             if row is None:
                 return Done(turn.why)
             if self._is_left_to(turn, row):
@@ -97,11 +110,39 @@ class EmbedHandler:
                 return await self._ended(turn, row)
         raise TransientError(f"too many writers at once on document {key.document_id!r}")
 
+    async def _calm_row(self, turn: _Turn, key: DocumentKey) -> Row | None:
+        """The row; after a first version only once the burst that it is in, if any, is over."""
+        row = await self.registry.get(key)
+        if row is None or not self._seconds_to_wait(turn, row):
+            return row
+        if turn.delivery.receive_count > 1 or not self.bursts.has_place():
+            turn.gives_way = True  # what came back is worked alone: everybody would wait
+            return row
+        with self.bursts.place():
+            async with self._kept_claim(key, turn.delivery):
+                return await self._calmed(turn, row)
+
+    async def _calmed(self, turn: _Turn, row: Row) -> Row | None:
+        """As the last look found it: a delete, a lost claim and a drain end the wait, too."""
+        last: Row | None = row
+        while last is not None and (seconds := self._seconds_to_wait(turn, last)):
+            await self.bursts.for_seconds(seconds)
+            last = await self.registry.get(row.key)
+        return last
+
+    def _seconds_to_wait(self, turn: _Turn, row: Row) -> float:
+        """Until the next look; 0 for a message's first version: no single edit is delayed."""
+        if not turn.versions or not self._is_left_to(turn, row) or self.bursts.stop.is_set():
+            return 0.0
+        now = self.clock()
+        turn.burst = seen(turn.burst, row.desired, now)
+        return seconds_to_wait(turn.burst, now, self.bursts.patience)
+
     def _is_left_to(self, turn: _Turn, row: Row) -> bool:
         """Whether the desired version lacks a pack that this message should make."""
         return (
             self._is_open(turn, row)
-            and turn.versions < VERSIONS_AT_MOST
+            and not turn.is_spent
             and not is_held_by_another(row, turn.delivery.message_id, self.clock())
         )
 
@@ -119,7 +160,7 @@ class EmbedHandler:
             return Done("is a delete")
         if not self._is_open(turn, row):
             return Done(turn.why)
-        if turn.versions >= VERSIONS_AT_MOST:
+        if turn.is_spent:
             await self._wake(QueueName.CHANGE, row, "")
             return Done("embedded, and passed on")
         return Done("embedded" if turn.versions else "another wake-up has it")
@@ -143,6 +184,7 @@ class EmbedHandler:
         await write_pack(self.blobs, row.key, pack)
         await self._wake_apply(claimed, doc_hash)
         turn.packed, turn.versions, turn.why = desired.version, turn.versions + 1, "embedded"
+        turn.burst = None
 
     def _claim(self, turn: _Turn, row: Row, planned: Desired) -> Row | None:
         """None as well when a newer change came in between: then that one is to be planned.
@@ -176,11 +218,9 @@ class EmbedHandler:
     async def _claimed_pack(
         self, row: Row, doc_hash: str, delivery: Delivery, lease: Lease
     ) -> Pack:
-        """The claim is renewed meanwhile, so that no other wake-up begins the same work."""
-        renewal = asyncio.create_task(self._renew_claim(row.key, delivery))
         limit = asyncio.timeout(self.document_timeout_seconds)
         try:
-            async with limit:
+            async with self._kept_claim(row.key, delivery), limit:
                 return await self._make_pack(row, doc_hash, lease)
         except TimeoutError as error:
             if not limit.expired():  # something it called gave up, not the document's time
@@ -189,6 +229,13 @@ class EmbedHandler:
                 f"it took longer than {self.document_timeout_seconds:g} s to read and embed it; "
                 "split the document or raise BLOOMWEAVER_DOCUMENT_TIMEOUT_SECONDS"
             ) from None
+
+    @asynccontextmanager
+    async def _kept_claim(self, key: DocumentKey, delivery: Delivery) -> AsyncIterator[None]:
+        """The claim is renewed meanwhile, so that no other wake-up begins the same work."""
+        renewal = asyncio.create_task(self._renew_claim(key, delivery))
+        try:
+            yield
         finally:
             renewal.cancel()
             await asyncio.gather(renewal, return_exceptions=True)
@@ -275,7 +322,7 @@ class EmbedHandler:
     async def _renew_claim(self, key: DocumentKey, delivery: Delivery) -> None:
         """Until it is cancelled, or someone else has the claim: this pack may still help."""
         while True:
-            await asyncio.sleep(self.claim_seconds / 3)
+            await asyncio.sleep(self.claim_seconds / RENEWALS_PER_CLAIM)
             try:
                 renewed = await change_row(self.registry, key, partial(self._renewed, delivery))
             except TransientError as error:

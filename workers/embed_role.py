@@ -18,6 +18,7 @@ from common.ports.embedder import CalibratingEmbedder, Embedder
 from common.ports.errors import PermanentError, PortError
 from common.runner import run_until_signal
 from common.settings import Settings
+from workers.burst import BurstWait, Patience, places_of
 from workers.consumers import consumer_of
 from workers.embed import EmbedHandler, sizes_for
 from workers.loop import Consumer
@@ -56,7 +57,7 @@ async def _serve(settings: Settings, stop: asyncio.Event) -> None:
             await ports.embedder.load()
             log.info("worker.ready", pid=os.getpid())
             aside.append(asyncio.create_task(_calibrate(ports.embedder)))
-            await _consumer(ports).run(stop)
+            await _consumer(ports, stop).run(stop)
         finally:
             for task in aside:
                 task.cancel()
@@ -75,7 +76,7 @@ async def _calibrate(embedder: Embedder) -> None:
         tell("calibration", error)
 
 
-def _consumer(ports: Ports) -> Consumer:
+def _consumer(ports: Ports, stop: asyncio.Event) -> Consumer:
     settings = ports.settings
     handler = EmbedHandler(
         registry=ports.registry,
@@ -89,6 +90,11 @@ def _consumer(ports: Ports) -> Consumer:
         timers=timers_of(settings),
         claim_seconds=settings.visibility_timeout_seconds,
         document_timeout_seconds=settings.document_timeout_seconds,
+        bursts=BurstWait(
+            Patience(settings.burst_quiet_seconds, settings.burst_wait_seconds),
+            places=places_of(settings.embed_concurrency),
+            stop=stop,
+        ),
     )
     return consumer_of(ports, QueueName.CHANGE, handler, settings.embed_concurrency)
 

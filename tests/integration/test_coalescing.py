@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -21,6 +23,7 @@ from common.ports.queue import Delivery
 from tests.builders import TIMERS
 from tests.fakes.embedder import HashEmbedder
 from tests.pipeline import Pipeline, pipeline
+from workers.burst import BurstWait, Patience
 from workers.embed import VERSIONS_AT_MOST
 from workers.lease import LeaseExpiredError
 from workers.notes import RegistryNote
@@ -193,6 +196,221 @@ async def test_other_documents_are_not_held_up(flow: Pipeline) -> None:
         gate.open.set()
         assert await flow.handle(other) == Done("embedded")
         assert await work == Done("embedded")
+
+
+# --- bursts that go on for longer than an embedding
+
+
+EMBEDDING_SECONDS = 0.35
+
+
+class Timeline(HashEmbedder):
+    """Embedding and waiting take time, and edits fall due meanwhile; their wake-ups are worked
+    on at once. Nothing sleeps: the clock is turned."""
+
+    def __init__(self, flow: Pipeline, *, edits: int, every: float) -> None:
+        super().__init__()
+        self.flow = flow
+        self.began = flow.clock.now
+        self.due = [(self.began + n * every, n + 1) for n in range(1, edits)]
+        self.waits: list[float] = []
+        self.embedded_at: list[float] = []
+        flow.embedder = self
+        flow.bursts.pause = self.wait
+
+    async def wait(self, seconds: float) -> None:
+        self.waits.append(seconds)
+        await self.passes(seconds)
+
+    async def passes(self, seconds: float) -> None:
+        end = self.flow.clock.now + seconds
+        while self.due and self.due[0][0] <= end:
+            self.flow.clock.now, version = self.due.pop(0)
+            await self.flow.insert("a.md", text_of(version))
+            assert await drained(self.flow, slots=1) == [ANOTHER]
+        self.flow.clock.now = end
+
+    async def embed_documents(self, passages: Sequence[Passage]) -> list[Vector[float]]:
+        self.embedded_at.append(self.flow.clock.now - self.began)
+        await self.passes(EMBEDDING_SECONDS)
+        return await super().embed_documents(passages)
+
+
+async def test_a_burst_that_lasts_several_embeddings_costs_at_most_two(flow: Pipeline) -> None:
+    """Twenty edits, one each 100 ms: without the wait, one more embedding whenever one ends."""
+    time = Timeline(flow, edits=20, every=0.1)
+    await flow.insert("a.md", text_of(1))
+    assert await flow.step(CHANGE) == Done("embedded")
+    assert of_changed(flow) == ["1", "20"]
+    # The last edit came at 1.9 s, and what has not changed was embedded once.
+    assert time.embedded_at == pytest.approx([0.0, 2.4])
+    assert len(flow.embedder.embedded) == 3
+    await is_shown(flow, 20)
+    assert of_changed(flow) == ["1", "20"]
+
+
+async def test_a_burst_that_never_ends_is_not_waited_for_for_ever(flow: Pipeline) -> None:
+    time = Timeline(flow, edits=150, every=0.1)
+    await flow.insert("a.md", text_of(1))
+    assert await flow.step(CHANGE) == Done("embedded")
+    assert time.embedded_at[1] == pytest.approx(EMBEDDING_SECONDS + 10)
+    assert of_changed(flow)[-1] == "150"
+    assert len(of_changed(flow)) == 3
+    await is_shown(flow, 150)
+
+
+async def test_single_edits_wait_for_nothing(flow: Pipeline) -> None:
+    """Nor does one that comes right after the one before it was applied."""
+    time = Timeline(flow, edits=1, every=0.1)
+    for version in (1, 2, 3):
+        await flow.insert("a.md", text_of(version))
+        await is_shown(flow, version)
+    assert of_changed(flow) == ["1", "2", "3"]
+    assert time.waits == []
+    assert time.embedded_at[1] == pytest.approx(EMBEDDING_SECONDS)
+
+
+async def test_an_edit_long_before_the_embedding_ended_is_not_waited_for(flow: Pipeline) -> None:
+    async with holder(flow) as (gate, _, work):
+        time = Timeline(flow, edits=1, every=0.1)
+        await flow.insert("a.md", text_of(2))
+        flow.clock.now += 0.5
+        gate.open.set()
+        assert await work == Done("embedded")
+    assert time.waits == []
+    assert gate.embedded[-1].endswith("version 2")
+
+
+async def test_where_others_would_wait_too_a_burst_goes_behind_them(flow: Pipeline) -> None:
+    """Half of a worker's places wait already."""
+    async with holder(flow) as (gate, _, work):
+        await flow.insert("a.md", text_of(2))
+        assert await drained(flow) == [ANOTHER]
+        with flow.bursts.place(), flow.bursts.place():
+            gate.open.set()
+            assert await work == Done("embedded, and passed on")
+            assert (await flow.row("a.md")).claim is None
+            assert of_changed(flow) == ["1"]
+        await is_shown(flow, 2)
+    assert of_changed(flow) == ["1", "2"]
+
+
+async def test_a_message_that_came_back_holds_nobody_up_with_a_wait(flow: Pipeline) -> None:
+    """It is worked alone."""
+    await flow.insert("a.md", text_of(1))
+    assert await flow.receive(CHANGE)
+    flow.clock.now += 31  # who had it has died
+    time = Timeline(flow, edits=3, every=0.1)
+    assert await flow.step(CHANGE) == Done("embedded, and passed on")
+    assert time.waits == []
+    await is_shown(flow, 3)
+
+
+@asynccontextmanager
+async def waiting(flow: Pipeline) -> AsyncIterator[tuple[Delivery, asyncio.Task[HandlerOutcome]]]:
+    """Version 1 is embedded, version 2 was accepted just now; the wait for quiet lasts an hour,
+    of real time, unless something ends it. Its place is given back."""
+    paused = asyncio.Event()
+    real = flow.bursts = BurstWait(Patience(3600.0, 3600.0), places=1)
+
+    async def pause(seconds: float) -> None:
+        paused.set()
+        await replace(real, pause=None).for_seconds(seconds)
+
+    real.pause = pause
+    async with holder(flow) as (gate, delivery, work):
+        await flow.insert("a.md", text_of(2))
+        assert await drained(flow) == [ANOTHER]
+        gate.open.set()
+        async with asyncio.timeout(NOBODY_WAITS_SECONDS):
+            await paused.wait()
+        assert not real.has_place()
+        yield delivery, work
+    assert real.has_place()
+
+
+async def test_a_drain_ends_the_wait(flow: Pipeline) -> None:
+    async with waiting(flow) as (_, work):
+        flow.bursts.stop.set()
+        async with asyncio.timeout(NOBODY_WAITS_SECONDS):
+            assert await work == Done("embedded")
+    assert of_changed(flow) == ["1", "2"]
+    await is_shown(flow, 2)
+
+
+async def test_a_wait_that_is_cut_off_is_handed_over(flow: Pipeline) -> None:
+    async with waiting(flow) as (delivery, work):
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
+        await flow.queue.release(delivery)
+    assert of_changed(flow) == ["1"]
+    await is_shown(flow, 2)
+    assert of_changed(flow) == ["1", "2"]
+
+
+async def test_the_version_before_is_shown_and_others_pass_during_a_wait(flow: Pipeline) -> None:
+    async with waiting(flow):
+        await flow.insert("b.md", "another document")
+        assert await flow.step(CHANGE) == Done("embedded")
+        await flow.step(CREATE)
+        assert (await flow.shown("a.md"))[-1].endswith("version 1")
+
+
+async def test_a_delete_during_the_wait_is_not_embedded(flow: Pipeline) -> None:
+    async def deleted(_: float) -> None:
+        await flow.delete("a.md")
+
+    flow.bursts.pause = deleted
+    async with holder(flow) as (gate, _, work):
+        await flow.insert("a.md", text_of(2))
+        gate.open.set()
+        assert await work == Done("is a delete")
+    assert of_changed(flow) == ["1"]
+
+
+async def test_the_claim_is_kept_during_the_wait(flow: Pipeline) -> None:
+    """Else the wake-up of the next edit would embed it at once."""
+    held: list[float] = []
+
+    renewed = asyncio.Event()
+    put_if = flow.registry.put_if
+
+    async def seen(row: Row) -> Row | None:
+        stored = await put_if(row)
+        if stored and stored.claim and stored.claim.until == flow.clock.now + 30:
+            renewed.set()
+        return stored
+
+    async def wait(seconds: float) -> None:
+        flow.clock.now += seconds
+        renewed.clear()
+        async with asyncio.timeout(NOBODY_WAITS_SECONDS):
+            await renewed.wait()
+        held.append(flow.clock.now)
+
+    flow.registry.put_if = seen  # type: ignore[method-assign]
+    flow.bursts.pause = wait
+    async with holder(flow) as (gate, _, work):
+        await flow.insert("a.md", text_of(2))
+        with mock.patch("workers.embed.RENEWALS_PER_CLAIM", 1e6):
+            gate.open.set()
+            assert await work == Done("embedded")
+    assert held == [flow.clock.now]
+    await is_shown(flow, 2)
+
+
+async def test_who_lost_its_message_during_the_wait_claims_nothing(flow: Pipeline) -> None:
+    async def slept(_: float) -> None:
+        await flow.insert("a.md", text_of(3))
+        flow.clock.now += 31
+
+    flow.bursts.pause = slept
+    async with holder(flow) as (gate, _, work):
+        await flow.insert("a.md", text_of(2))
+        gate.open.set()
+        with pytest.raises(LeaseExpiredError):
+            await work
+    await is_shown(flow, 3)
 
 
 # --- whatever becomes of the holder

@@ -21,6 +21,7 @@ from tests.simulation.stores import Stores
 from webhook.accept import Acceptor
 from webhook.search import Searcher
 from workers.apply import ApplyHandler
+from workers.burst import BurstWait, Patience, places_of
 from workers.delete import DeleteHandler
 from workers.embed import EmbedHandler
 from workers.loop import Consumer, Handler
@@ -29,6 +30,9 @@ from workers.sweep import Sweeper
 
 WRITE_TIMEOUT_SECONDS = 12.0
 VISIBILITY_SECONDS = 75.0
+CONCURRENCY = 2
+PATIENCE = Patience(quiet_seconds=6.0, wait_seconds=40.0)
+"""So long that accepts, deletes, renewals, drains and kills come during a burst's wait."""
 SKEW_SECONDS = 1.5
 """Clocks are at most so far off, each way: under the search's tolerance."""
 RECENT_SECONDS = 300.0
@@ -104,6 +108,7 @@ class Installation:
         member.searcher = Searcher(index, registry, embedder, clock, RECENT_SECONDS)
 
     def _start_embedder(self, member: Member) -> None:
+        member.stop = asyncio.Event()
         registry, blobs, queue, _ = self._stores.ports()
         handler = EmbedHandler(
             registry=registry,
@@ -115,11 +120,13 @@ class Installation:
             timers=self._timers,
             claim_seconds=VISIBILITY_SECONDS,
             document_timeout_seconds=300,
+            bursts=BurstWait(PATIENCE, places=places_of(CONCURRENCY), stop=member.stop),
             clock=self._clock(member),
         )
         self._consume(member, {QueueName.CHANGE: handler}, registry, queue)
 
     def _start_applier(self, member: Member) -> None:
+        member.stop = asyncio.Event()
         registry, blobs, queue, index = self._stores.ports()
         clock = self._clock(member)
 
@@ -150,7 +157,6 @@ class Installation:
         registry: Registry,
         queue: Queue,
     ) -> None:
-        member.stop = asyncio.Event()
         clock = self._clock(member)
         consumers = [
             Consumer(
@@ -158,7 +164,7 @@ class Installation:
                 name=name,
                 handle=handler,
                 note=RegistryNote(registry=registry, queue=queue, timers=self._timers, clock=clock),
-                concurrency=2,
+                concurrency=CONCURRENCY,
                 visibility_seconds=VISIBILITY_SECONDS,
                 max_receives=3,
                 drain_seconds=5,
