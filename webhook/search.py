@@ -4,9 +4,10 @@ A match counts only if its record is in its document's manifest, so a reader see
 old version until the commit and the new one after it: never a mix, never nothing in between.
 
 A document that was committed while the query ran may have been seen in part. Its rows before and
-after a query tell, and the query is repeated for it. Before the first query no row was read: then
-every document that was applied lately counts as moved. `applied_at` is a time on another
-process' clock, taken before the commit was written, so 'lately' leaves room for both.
+after a query tell, and the query is repeated for it. Before the first query this search read no
+row. Where an earlier search did, and found the same version, the document stood still since; every
+other one that was applied lately counts as moved. `applied_at` is a time on another process'
+clock, taken before the commit was written, so 'lately' leaves room for both.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import asyncio
 import math
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import NamedTuple
 
@@ -25,6 +26,7 @@ from common.model import DocumentKey, IdRange, Match, MetadataValue, Row, Status
 from common.ports.errors import TransientError
 from common.ports.index import Index, MetadataFilter
 from common.ports.registry import Registry
+from webhook.search_motion import KnownVersions
 from webhook.search_vectors import QueryEmbedder
 
 QUERIES_AT_MOST = 3
@@ -80,6 +82,7 @@ class Searcher:
     clock: Clock = system_clock
     recent_seconds: float = RECENT_SECONDS
     """More than clocks differ by, and than passes between deciding a commit and writing it."""
+    known: KnownVersions = field(default_factory=KnownVersions)
 
     async def search(
         self, namespace: str, query: str, *, top_k: int, where: MetadataFilter | None = None
@@ -107,9 +110,11 @@ class Searcher:
         widened, widenings = True, 0
         for query_number in range(1, QUERIES_IN_MOTION_AT_MOST + 1):
             since = self.clock() - self.recent_seconds
+            began = self.known.begin()
             matches = await self.index.query(namespace, vector, top_k=fetch, where=where)
             rows = await self._rows(namespace, {match.document_id for match in matches})
             moved = {name for name, row in rows.items() if _moved(before.get(name), row, since)}
+            moved -= self.known.still_since(began, [rows[name] for name in moved - before.keys()])
             visible = _visible(matches, rows)
             still.update({name: visible[name] for name in rows.keys() - moved})
             seen = sorted(chain.from_iterable(still.values()), key=lambda one: -one.match.score)

@@ -194,6 +194,15 @@ async def test_get_many_leaves_missing_keys_out(registry: Registry) -> None:
     assert await registry.get_many([]) == {}
 
 
+async def test_get_many_tells_rows_with_line_breaks_in_them_apart(registry: Registry) -> None:
+    breaks = "\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
+    rows = [await store(registry, new_row(f"{n}{breaks}")) for n in range(3)]
+
+    found = await registry.get_many([row.key for row in rows])
+
+    assert found == {row.key: row for row in rows}
+
+
 async def test_scan_goes_through_all_pages_in_order(registry: Registry) -> None:
     for name in HARD_IDS:
         await store(registry, new_row(name))

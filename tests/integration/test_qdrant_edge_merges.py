@@ -124,6 +124,22 @@ async def test_whatever_is_done_in_whatever_order_is_what_is_found(
     await index.close()
 
 
+async def test_no_more_are_found_in_several_shards_than_were_asked_for(tmp_path: Path) -> None:
+    build = HeldBuild()
+    index = index_in(tmp_path, build)
+    await index.upsert(NAMESPACE, records(range(LIMIT)))
+    await build.reaches("ordered")
+    await index.upsert(NAMESPACE, records(range(LIMIT, LIMIT + 10)))
+
+    everything = await index.query(NAMESPACE, VECTOR, top_k=1000)
+    assert len(everything) == LIMIT + 10
+    few = await index.query(NAMESPACE, VECTOR, top_k=4)
+    assert [match.score for match in few] == [match.score for match in everything[:4]]
+
+    build.finish()
+    await index.close()
+
+
 @pytest.mark.parametrize("step", STEPS)
 async def test_queries_and_writes_go_on_during_a_merge_and_none_is_undone(
     tmp_path: Path, step: str

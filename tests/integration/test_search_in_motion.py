@@ -189,3 +189,41 @@ async def test_hidden_records_that_fill_the_page_are_fetched_past() -> None:
     await world.write("hidden", 1, 60)
     await world.commit("shown", 1, at=NOW - 3600)
     assert await world.seen(top_k=5) == {"shown": [(1, 0), (1, 1)]}
+
+
+async def test_a_version_that_an_earlier_search_saw_is_not_looked_at_again() -> None:
+    world = World()
+    await world.commit("a", 1, at=NOW)
+    first = await world.seen()
+    queries = world.index.queries
+    assert await world.seen() == first == {"a": [(1, 0), (1, 1)]}
+    assert world.index.queries == queries + 1
+
+
+async def test_what_a_search_saw_during_another_ones_query_does_not_vouch_for_it() -> None:
+    """The query sees one of two records; before it reads the row, all is committed and seen."""
+    world = World()
+    await world.write("a", 1, 1)
+
+    async def commit() -> None:
+        world.index.after_query = None
+        await world.commit("a", 1, at=NOW)
+        assert await world.seen() == {"a": [(1, 0), (1, 1)]}
+
+    world.index.after_query = commit
+    assert await world.seen() == {"a": [(1, 0), (1, 1)]}
+
+
+async def test_an_earlier_version_that_was_seen_does_not_vouch_for_the_next() -> None:
+    """The query sees one of the next version's two records."""
+    world = World()
+    await world.commit("a", 1, at=NOW)
+    assert await world.seen() == {"a": [(1, 0), (1, 1)]}
+    await world.write("a", 2, 1)
+
+    async def commit() -> None:
+        world.index.after_query = None
+        await world.commit("a", 2, at=NOW)
+
+    world.index.after_query = commit
+    assert await world.seen() == {"a": [(2, 0), (2, 1)]}

@@ -18,16 +18,15 @@ reported as done is in the shards of both. Format 1, without a list, is one shar
 from __future__ import annotations
 
 import contextlib
-import heapq
 import json
 import os
 import shutil
 import tempfile
 import uuid
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -100,10 +99,7 @@ class Namespace:
     ) -> list[qdrant.ScoredPoint]:
         """Best first, each record once."""
         found = [shard.nearest(vector, top_k, where) for shard in self._shards if shard.live]
-        best: dict[qdrant.PointId, qdrant.ScoredPoint] = {}
-        for point in heapq.merge(*found, key=lambda point: -point.score):
-            best.setdefault(point.id, point)
-        return list(islice(best.values(), top_k))
+        return found[0] if len(found) == 1 else _nearest_of(chain.from_iterable(found), top_k)
 
     def fetch(self, ids: Sequence[uuid.UUID]) -> list[qdrant.Record]:
         """Each record once."""
@@ -305,6 +301,16 @@ class Namespace:
         with contextlib.suppress(TransientError):
             require_room(self.folder, self._reserve, needed=used_bytes(shard.folder))
             shard.tidy()
+
+
+def _nearest_of(points: Iterable[qdrant.ScoredPoint], top_k: int) -> list[qdrant.ScoredPoint]:
+    """Best first, each record once. To ask a point for its id is dear: no more than needed are."""
+    best: dict[qdrant.PointId, qdrant.ScoredPoint] = {}
+    for point in sorted(points, key=lambda point: -point.score):
+        best.setdefault(point.id, point)
+        if len(best) == top_k:
+            break
+    return list(best.values())
 
 
 def create_namespace(root: Path, folder: Path, name: str, dimension: int) -> None:
