@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import median
 
 from tests.bench.peers.guard import Said
 from tests.bench.peers.job import Phase
 from tests.bench.peers.lines import phase_text, tokens_lines
-from tests.bench.peers.product import ProductRun, run_product
+from tests.bench.peers.product import ProductRun, int8_graph, run_product
 from tests.bench.peers.setup import Bench, Limits, bench, product_texts
 from tests.bench.peers.variant import PRODUCT, Variant
 from tests.bench.raw import GRID, Yardstick, fused_graph, original_graph, yardstick
@@ -27,6 +28,7 @@ class Results:
     replay: dict[str, Phase] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     product: list[ProductRun] = field(default_factory=list)
+    int8: Path | None = None
     raw: list[float] = field(default_factory=list)
     original: list[float] = field(default_factory=list)
 
@@ -43,6 +45,8 @@ def measure(options: Options) -> list[Line]:
     with bench(limits) as made:
         texts = product_texts(made.feed.documents)
         variants = _variants(made)
+        if any(variant.int8 for variant in variants):
+            results.int8 = int8_graph(made.folder)
         with (
             yardstick(fused_graph(), texts, [(2, 1)]) as raw,
             yardstick(original_graph(), texts, [(2, 1)]) as original,
@@ -59,7 +63,9 @@ def measure(options: Options) -> list[Line]:
 
 def _variants(made: Bench) -> list[Variant]:
     """Which batch is best is a matter of fastembed, which all peers embed with: one search."""
-    variants = [Variant(PRODUCT)] if PRODUCT in made.limits.systems else []
+    variants = []
+    if PRODUCT in made.limits.systems:
+        variants += [Variant(PRODUCT), *([Variant(PRODUCT, int8=True)] * made.limits.int8)]
     if made.limits.peers:
         peer = made.limits.peers[0]
         rates = {int(b): r for b, r in made.answer("batches", made.job(peer))["rates"].items()}
@@ -74,7 +80,7 @@ def _one_round(
     made: Bench, variants: list[Variant], number: int, last: bool, results: Results
 ) -> None:
     for variant in variants[:: -1 if number % 2 else 1]:
-        _run(made, variant, with_edits=last, results=results)
+        _run(made, variant, with_edits=last and not variant.int8, results=results)
 
 
 def _once(made: Bench, results: Results) -> None:
@@ -92,7 +98,7 @@ def _run(made: Bench, variant: Variant, *, with_edits: bool, results: Results) -
     progress(f"peers: {variant}")
     job = made.job(variant.system, batch=variant.batch, edits=edits)
     if variant.system == PRODUCT:
-        run = run_product(job, one_by_one=True)
+        run = run_product(job, one_by_one=True, model=results.int8 if variant.int8 else None)
         results.product.append(run)
         phases, failure = run.phases, run.failure
     else:
@@ -161,7 +167,7 @@ def _rates(results: Results, variant: Variant) -> str:
 
 
 def _ratio_lines(results: Results) -> list[Line]:
-    ours = results.rates(Variant(PRODUCT))
+    ours, int8 = (results.rates(Variant(PRODUCT, int8=graph)) for graph in (False, True))
     if not ours:
         return []
     raw = [rate / limit for rate, limit in zip(ours, results.raw, strict=True)]
@@ -172,6 +178,9 @@ def _ratio_lines(results: Results) -> list[Line]:
             best = max(peers, key=lambda variant: median(results.rates(variant)))
             ratio = median(ours) / median(results.rates(best))
             lines.append(at_least(f"bulk: bloomweaver / {best}", ratio, target, f"{ratio:.2f}"))
+            if int8:
+                told = f"{median(int8) / median(results.rates(best)):.2f}"
+                lines.append(Line(f"bulk: bloomweaver, int8 graph / {best}", told))
     return lines
 
 

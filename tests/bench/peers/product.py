@@ -6,9 +6,12 @@ import asyncio
 import contextlib
 import http.client
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -16,6 +19,7 @@ from common.settings import Settings
 from tests.acceptance.truth import assert_true_to
 from tests.bench.peers.feed import content_type
 from tests.bench.peers.job import Edit, Job, Phase, last_revision
+from tests.bench.report import progress
 from tests.bench.service import MeasuredService, service
 
 WAIT_SECONDS = 120.0
@@ -49,12 +53,24 @@ class _Client:
         return answer
 
 
-def run_product(job: Job, *, one_by_one: bool) -> ProductRun:
+def int8_graph(folder: Path) -> Path:
+    """A model folder in `folder`, as `bloomweaver optimize` makes it for anyone (half a minute)."""
+    target = folder / "int8-graph"
+    words = ["optimize", "--out", str(target), "--data-dir", str(folder / "int8-data"), "--json"]
+    command = [sys.executable, "-m", "common.cli.main", *words]
+    made = subprocess.run(command, check=True, stdout=subprocess.PIPE)
+    progress(f"peers: {json.loads(made.stdout)['agreement']}")
+    return target
+
+
+def run_product(job: Job, *, one_by_one: bool, model: Path | None = None) -> ProductRun:
     """`one_by_one`: each edit is posted once the one before it is visible. Otherwise all are
-    posted as fast as they are accepted, and later edits of a document overtake earlier ones."""
+    posted as fast as they are accepted, and later edits of a document overtake earlier ones.
+    `model`: a model folder; None: the packaged one."""
     workers = Settings().workers_max
     run = ProductRun()
-    with service(workers_min=workers, workers_max=workers) as product:
+    settings = {"embedder_url": f"fastembed:{model}"} if model else {}
+    with service(workers_min=workers, workers_max=workers, **settings) as product:
         product.warm_workers(workers)
         client = _Client(http.client.HTTPConnection("127.0.0.1", product.port, timeout=600))
         with _phase("bulk", product, run):

@@ -27,14 +27,15 @@ EVERYTHING = 1_000_000
 class Limits:
     """From the environment: BENCH_QUICK=1 for some ten minutes on two slow cores, BENCH_EDITS and
     BENCH_DOCUMENTS for as many of the feed's, BENCH_SYSTEMS for some of the systems,
-    BENCH_DEFAULTS=0 to leave the peers' own batch sizes out, BENCH_MEMORY_GB and BENCH_SECONDS for
-    what a child may take."""
+    BENCH_DEFAULTS=0 to leave the peers' own batch sizes out, BENCH_INT8=0 the product's int8 graph,
+    BENCH_MEMORY_GB and BENCH_SECONDS for what a child may take."""
 
     quick: bool
     edits: int
     documents: int
     systems: tuple[str, ...]
     defaults: bool
+    int8: bool
     gigabytes: float
     seconds: float
 
@@ -48,6 +49,7 @@ class Limits:
             documents=int(asked("BENCH_DOCUMENTS", EVERYTHING)),
             systems=tuple(asked("BENCH_SYSTEMS", ",".join([PRODUCT, *PEERS])).split(",")),
             defaults=asked("BENCH_DEFAULTS", "0" if quick else "1") == "1",
+            int8=asked("BENCH_INT8", "0" if quick else "1") == "1",
             gigabytes=float(asked("BENCH_MEMORY_GB", "16")),
             seconds=float(asked("BENCH_SECONDS", "3600")),
         )
