@@ -54,6 +54,8 @@ async def _serve(settings: Settings, stop: asyncio.Event) -> None:
         aside = [asyncio.create_task(_watch_parent(stop))]
         try:
             await prepare_unless(stop, ports.embedder)
+            if stop.is_set():
+                return
             await ports.embedder.load()
             log.info("worker.ready", pid=os.getpid())
             aside.append(asyncio.create_task(_calibrate(ports.embedder)))

@@ -119,12 +119,54 @@ def test_a_damaged_graph_is_made_again(model: Path, tmp_path: Path, runs: list[l
     assert len(runs) == 2
 
 
-def test_what_a_killed_child_left_is_in_nobodys_way(model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["tokenizer.json", "config.json"])
+def test_a_damaged_copy_is_made_again(model: Path, tmp_path: Path, name: str) -> None:
     folder = fused_folder(model, "f1", tmp_path / "cache")
-    draft = folder.rename(folder.with_name(f".{folder.name}-draft"))
-    (draft / "fused.json").unlink()
+    (folder / name).write_text("{}")
+    assert kept_folder(model, "f1", tmp_path / "cache") == model
     assert fused_folder(model, "f1", tmp_path / "cache") == folder
+    assert (folder / name).read_bytes() == (model / name).read_bytes()
+
+
+def test_a_corrected_configuration_is_loaded(model: Path, tmp_path: Path) -> None:
+    one = fused_folder(model, "f1", tmp_path / "cache")
+    corrected = json.loads((model / "tokenizer_config.json").read_text())
+    (model / "tokenizer_config.json").write_text(json.dumps({**corrected, "model_max_length": 16}))
+    other = fused_folder(model, "f1", tmp_path / "cache")
+    assert json.loads((other / "tokenizer_config.json").read_text())["model_max_length"] == 16
+    assert not one.exists()  # nothing but the graph in use stays
+
+
+def test_what_a_killed_parent_left_is_removed(model: Path, tmp_path: Path) -> None:
+    draft = tmp_path / "cache" / ".fusing-left"
+    draft.mkdir(parents=True)
+    (draft / "constants.onnx").write_bytes(b"half")
+    fused_folder(model, "f1", tmp_path / "cache")
     assert not draft.exists()
+
+
+def test_a_child_ends_with_its_parent(model: Path, tmp_path: Path) -> None:
+    """Its parent's end of the pipe is all that it knows of it."""
+    command = [sys.executable, "-m", "common.optimizing.fuse_folder", str(model), str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as child:
+        assert child.stdin
+        child.stdin.close()
+        assert child.wait(60) == 1
+    assert not (tmp_path / "fused.json").exists()
+
+
+async def test_a_fused_folder_that_does_not_load_is_not_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = shutil.copytree(assemble(PACKAGED_MODELS[NAME], tmp_path), tmp_path / "broken")
+    (broken / "model.onnx").unlink()
+    (broken / "model.onnx").write_bytes(b"no graph")
+    monkeypatch.setattr("common.adapters.embedder.fastembed.kept_folder", lambda *_: broken)
+    embedder = FastembedEmbedder(NAME, cache_folder=tmp_path, lanes=1, fuse=True)
+    with capture_logs() as logs:
+        assert len(await embedder.embed_query("cat")) == 384
+    await embedder.close()
+    assert [entry["event"] for entry in logs] == ["embedder.graph_not_loaded"]
 
 
 @pytest.mark.parametrize("again", [False, True])
@@ -206,10 +248,11 @@ def test_a_failure_costs_speed_and_nothing_else(
     with monkeypatch.context() as patch, capture_logs() as logs:
         patch.setattr(fused_model, "_run", fail)
         assert fused_folder(model, "f1", tmp_path / "cache") == model
-    (entry,) = logs
+    entry = logs[0]
     assert entry["event"] == "embedder.graph_not_fused"
     assert str(error).rpartition("] ")[2] in entry["error"] or "MemoryError" in entry["error"]
-    assert fused_folder(model, "f1", tmp_path / "cache") != model  # the next start tries again
+    monkeypatch.setattr(fused_model, "RETRY_SECONDS", 0.0)
+    assert fused_folder(model, "f1", tmp_path / "cache") != model  # a day later it is tried again
 
 
 def test_a_cache_nobody_may_write_costs_speed_and_nothing_else(model: Path, tmp_path: Path) -> None:

@@ -10,8 +10,10 @@ compared with the original on this machine before anyone used it.
 from __future__ import annotations
 
 import fcntl
+import glob
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -46,38 +48,59 @@ chosen for a larger model may not have; `bloomweaver optimize --graph fused` doe
 MOST_SECONDS: Final = 120.0
 """MiniLM takes 2."""
 
+RETRY_SECONDS: Final = 86400.0
+"""What failed once, for want of memory or disk perhaps, is not tried again at every start."""
+
+_COPIED: Final = ("*.json", "*.txt", "*.model", "1_Pooling/*.json")
 _LOOK_SECONDS: Final = 0.05
+_DRAFT: Final = "fusing-"
 
 
 def make_fused(original: Path, fingerprint: str, cache_folder: Path, stop: threading.Event) -> None:
     """Keep a fused graph of `original`, whose graph has this fingerprint, unless one is kept.
 
-    Of several processes one does the work and the others wait for it; `stop` ends it soon. Where
-    nothing can be fused that is kept in mind. Blocks; what fails is logged.
+    Of several processes one does the work and the others wait for it; `stop` ends it soon. What
+    did not work is kept in mind for a day. Blocks; what fails is logged.
     """
-    target = _target(original, fingerprint, cache_folder)
     try:
-        if not _is_optimized(original) and _kept(target) is None:
-            with _alone(cache_folder, stop):
-                if _kept(target) is None and not stop.is_set():
-                    _make(original, target, stop)
-    except (OSError, ValueError, subprocess.SubprocessError) as error:
-        log.warning("embedder.graph_not_fused", error=_told(error), used=str(original))
+        target = _target(original, fingerprint, cache_folder)
+        if _is_optimized(original) or _kept(target) is not None:
+            return
+        with _alone(cache_folder, stop):
+            if _kept(target) is None and not stop.is_set():
+                _make(original, target, stop)
+    except (OSError, ValueError) as error:
+        log.warning("embedder.graph_not_fused", error=str(error), used=str(original))
 
 
 def kept_folder(original: Path, fingerprint: str, cache_folder: Path) -> Path:
     """The fused folder to load in place of `original`, or that, where none was made."""
-    target = _target(original, fingerprint, cache_folder)
+    try:
+        target = _target(original, fingerprint, cache_folder)
+    except OSError:  # whoever loads the original tells what is wrong with it
+        return original
     record = None if _is_optimized(original) else _kept(target)
     return target if record and record["fused"] else original
 
 
 def keep(draft: Path, reason: str | None) -> None:
-    """Write down that the draft's graph is whole, or why there is none."""
-    record: dict[str, Any] = {"fused": reason is None, "reason": reason}
-    if reason is None:
-        record["crc32"] = _crc32(draft / GRAPH)
+    """Write down what the draft holds now, or why it holds no graph; durably."""
+    if reason is not None:
+        shutil.rmtree(draft)
+        draft.mkdir()
+    record: dict[str, Any] = {
+        "fused": reason is None,
+        "reason": reason,
+        "at": time.time(),
+        "crc32": {str(path.relative_to(draft)): _crc32(path) for path in _files(draft)},
+    }
     (draft / RECORD).write_text(json.dumps(record), encoding="utf-8")
+    for path in (*_files(draft), draft):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _is_optimized(original: Path) -> bool:
@@ -85,39 +108,60 @@ def _is_optimized(original: Path) -> bool:
 
 
 def _target(original: Path, fingerprint: str, cache_folder: Path) -> Path:
-    return cache_folder / f"{original.name}-{fingerprint}-fused-{_versions()}"
+    """Another file in the original is another folder: what is loaded are copies."""
+    versions = f"{FUSION_VERSION} {version('onnx')} {version('onnxruntime')}"
+    digest = hashlib.sha256(versions.encode())
+    for path in sorted(small_files(original)):
+        digest.update(str(path.relative_to(original)).encode() + b"\0" + path.read_bytes())
+    return cache_folder / f"{_stem(original, fingerprint)}{digest.hexdigest()[:12]}"
 
 
-def _versions() -> str:
-    stated = f"{FUSION_VERSION} {version('onnx')} {version('onnxruntime')}"
-    return hashlib.sha256(stated.encode()).hexdigest()[:8]
+def _stem(original: Path, fingerprint: str) -> str:
+    return f"{original.name}-{fingerprint}-fused-"
 
 
 def _kept(target: Path) -> dict[str, Any] | None:
-    """None where it must be made, also because its graph is damaged."""
+    """None where it must be made, also because something in it is damaged."""
     try:
         record = json.loads((target / RECORD).read_bytes())
-        whole = not record["fused"] or _crc32(target / GRAPH) == record["crc32"]
-    except (OSError, ValueError, LookupError, TypeError):
+        if record["fused"]:
+            whole = all(_crc32(target / name) == crc for name, crc in record["crc32"].items())
+        else:
+            whole = 0 <= time.time() - record["at"] < RETRY_SECONDS
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
     return record if whole else None
 
 
 def _make(original: Path, target: Path, stop: threading.Event) -> None:
     """In a process of its own, whose memory (five times the graph's) is given back at its end."""
-    draft = target.with_name(f".{target.name}-draft")
-    for left in (draft, target):
+    for left in target.parent.glob(f".{_DRAFT}*"):
         shutil.rmtree(left, ignore_errors=True)
-    draft.mkdir(parents=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{_DRAFT}", dir=target.parent))
+    command = [sys.executable, "-m", "common.optimizing.fuse_folder", str(original), str(draft)]
     try:
-        command = [sys.executable, "-m", "common.optimizing.fuse_folder", str(original), str(draft)]
-        if not _run(command, stop):
-            return
-        draft.rename(target)
+        try:
+            if not _run(command, stop):
+                return
+        except subprocess.SubprocessError as error:
+            keep(draft, _told(error))
+        _put_in_place(draft, target)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     record = json.loads((target / RECORD).read_bytes())
-    log.info("embedder.graph_fused", fused=record["fused"], reason=record["reason"])
+    if record["fused"]:
+        log.info("embedder.graph_fused", folder=str(target))
+    else:
+        log.warning("embedder.graph_not_fused", error=record["reason"], used=str(original))
+
+
+def _put_in_place(draft: Path, target: Path) -> None:
+    """And remove what other versions made of the same model: who loaded it has it in memory."""
+    stem = target.name.rpartition("-")[0]
+    for left in target.parent.glob(f"{glob.escape(stem)}-*"):
+        shutil.rmtree(left, ignore_errors=True)
+    draft.chmod(0o755)  # temporary folders are their owner's alone
+    draft.rename(target)
 
 
 def _run(command: list[str], stop: threading.Event) -> bool:
@@ -127,7 +171,11 @@ def _run(command: list[str], stop: threading.Event) -> bool:
     with (
         tempfile.TemporaryFile() as errors,
         subprocess.Popen(  # noqa: S603 - this interpreter, with a module of the project
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors
+            command,
+            stdin=subprocess.PIPE,  # its end tells the child that nobody waits any more
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            start_new_session=True,  # Ctrl-C is this process' to handle
         ) as child,
     ):
         try:
@@ -148,8 +196,10 @@ def _run(command: list[str], stop: threading.Event) -> bool:
 def _alone(cache_folder: Path, stop: threading.Event) -> Iterator[None]:
     cache_folder.mkdir(parents=True, exist_ok=True)
     with (cache_folder / "fusing.lock").open("ab") as file:
+        began = time.monotonic()
         while not _locked(file) and not stop.wait(_LOOK_SECONDS):
-            pass
+            if time.monotonic() - began > MOST_SECONDS:
+                raise TimeoutError(f"another process holds {file.name}")
         yield
 
 
@@ -159,6 +209,15 @@ def _locked(file: IO[bytes]) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def small_files(folder: Path) -> list[Path]:
+    """Tokenizer, configuration and pooling of a model folder: what is copied as it is."""
+    return [p for pattern in _COPIED for p in folder.glob(pattern) if p.name != RECORD]
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
 
 
 def _crc32(path: Path) -> int:

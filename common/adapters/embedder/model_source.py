@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+import structlog
+
 from common.adapters.embedder.packaged_model import (
     PACKAGED_MODELS,
     PackagedModel,
@@ -22,6 +24,8 @@ from common.ports.embedder import ModelUnavailableError
 
 if TYPE_CHECKING:
     import numpy as np
+
+log = structlog.get_logger(__name__)
 
 _REGISTRATION: Final = threading.Lock()
 _DEFAULT_MAX_TOKENS: Final = 512
@@ -86,10 +90,11 @@ class _Packaged:
         importing = threading.Thread(target=_import_quietly, name="import-fastembed")
         importing.start()
         try:
-            folder = replace(*self.folder())
+            original, fingerprint = self.folder()
+            folder = replace(original, fingerprint)
         finally:
             importing.join()
-        return _load_folder(folder, self._model.dimension, "mean", options)
+        return _load_one_of(folder, original, self._model.dimension, "mean", options)
 
     def folder(self) -> tuple[Path, str]:
         return assemble(self._model, self._cache_folder), self._model.fingerprint
@@ -117,7 +122,7 @@ class _Folder:
     def load(self, options: Options, replace: Replace) -> TextModel:
         self._require("tokenizer.json")
         folder = replace(*self.folder())
-        return _load_folder(folder, self._dimension(), self._pooling(), options)
+        return _load_one_of(folder, self._folder, self._dimension(), self._pooling(), options)
 
     def folder(self) -> tuple[Path, str]:
         return self._folder, self._fingerprint()
@@ -245,6 +250,19 @@ def _import_quietly() -> None:
         _text_embedding()
     except ImportError:
         return
+
+
+def _load_one_of(
+    folder: Path, original: Path, dimension: int, pooling: str, options: Options
+) -> TextModel:
+    """The original where what was made of it does not load. Raises ModelUnavailableError."""
+    try:
+        return _load_folder(folder, dimension, pooling, options)
+    except ModelUnavailableError as error:
+        if folder == original:
+            raise
+        log.warning("embedder.graph_not_loaded", error=str(error), used=str(original))
+    return _load_folder(original, dimension, pooling, options)
 
 
 def _load_folder(folder: Path, dimension: int, pooling: str, options: Options) -> TextModel:
