@@ -65,7 +65,10 @@ class Part(Protocol):
         """What runs until stop(); one that ends before has failed, and the process with it."""
 
     async def stop(self) -> None:
-        """Stop taking work, finish what is in hand within the drain timeout, then cancel."""
+        """Stop taking work, finish what is in hand within the drain timeout, then cancel.
+
+        Called after a start that failed, too.
+        """
 
 
 def timers_of(settings: Settings) -> Timers:

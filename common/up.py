@@ -47,6 +47,9 @@ def run(settings: Settings) -> int:
     except PartFailedError as error:
         log.error("up.failed", error=str(error), exc_info=error)
         return 1
+    except OSError as error:  # a full disk, a port in use
+        log.error("up.cannot_start", error=f"{error.strerror or error} {error.filename or ''}")
+        return 1
 
 
 async def _serve(settings: Settings, stop: asyncio.Event) -> None:
@@ -106,6 +109,7 @@ def _parts(ports: Ports) -> Sequence[Part]:
 async def _running(parts: Sequence[Part]) -> AsyncIterator[None]:
     async with contextlib.AsyncExitStack() as stack:
         for part in parts:
-            await part.start()
+            # Before it starts: one that fails half-way may be answering requests by then.
             stack.push_async_callback(part.stop)
+            await part.start()
         yield

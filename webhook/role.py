@@ -124,13 +124,16 @@ def _write_address(path: Path, address: str) -> None:
 
 
 def run(settings: Settings) -> int:
-    """Exit code: 0 after a drain, 2 when the settings cannot be used."""
+    """Exit code: 0 after a drain, 1 when the machine refuses, 2 when the settings are wrong."""
     telemetry.configure_logging(settings.log_format, settings.log_level)
     try:
         return run_until_signal(lambda stop: _serve(settings, stop))
     except PermanentError as error:
         log.error("webhook.cannot_start", error=str(error))
         return 2
+    except OSError as error:  # a full disk, a port in use
+        log.error("webhook.cannot_start", error=f"{error.strerror or error} {error.filename or ''}")
+        return 1
 
 
 async def _serve(settings: Settings, stop: asyncio.Event) -> None:
@@ -138,8 +141,8 @@ async def _serve(settings: Settings, stop: asyncio.Event) -> None:
     receiver = f"webhook-{os.getpid()}"
     async with open_ports(settings, receiver=receiver, own_index=not embedded) as ports:
         part = WebhookPart(ports)
-        await part.start()
         try:
+            await part.start()
             await stop.wait()
         finally:
             await part.stop()

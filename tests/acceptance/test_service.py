@@ -154,6 +154,14 @@ def test_a_second_service_on_the_same_folder_is_refused(service: Service) -> Non
     assert str(service.process.pid) in second.stdout + second.stderr
 
 
+def test_a_port_in_use_is_said_in_a_line(service: Service, tmp_path: Path) -> None:
+    other = ["--port", str(service.port), "--data-dir", str(tmp_path / "other")]
+    refused = service.run("up", *other)
+    assert refused.returncode == 1
+    assert "address already in use" in refused.stdout + refused.stderr
+    assert "Traceback" not in refused.stdout + refused.stderr
+
+
 def test_the_apply_roles_say_where_they_live(service: Service) -> None:
     refused = service.run("worker", "create")
     assert refused.returncode == 2

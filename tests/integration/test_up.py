@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from common.up import PartFailedError, _until
+from common.up import PartFailedError, _running, _until
 
 
 async def _ends() -> None:
@@ -34,3 +34,30 @@ async def test_it_waits_for_the_signal_otherwise() -> None:
     stop.set()
     await waiting
     healthy.cancel()
+
+
+class Part:
+    """As one that listens already when the disk turns out to be full."""
+
+    def __init__(self, name: str, log: list[str], error: Exception | None = None) -> None:
+        self.name, self.log, self.error = name, log, error
+
+    async def start(self) -> None:
+        self.log.append(f"start {self.name}")
+        if self.error:
+            raise self.error
+
+    def tasks(self) -> list[asyncio.Task[None]]:
+        return []
+
+    async def stop(self) -> None:
+        self.log.append(f"stop {self.name}")
+
+
+async def test_a_part_whose_start_failed_is_stopped_like_the_others() -> None:
+    log: list[str] = []
+    parts = [Part("consumers", log), Part("webhook", log, OSError(28, "No space left on device"))]
+    with pytest.raises(OSError, match="No space left"):
+        async with _running(parts):
+            raise AssertionError("it never runs")
+    assert log == ["start consumers", "start webhook", "stop webhook", "stop consumers"]
