@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from common.optimizing.problems import OptimizationError, TargetExistsError
 
-__all__ = ["RECORD", "complete", "draft_beside", "put_in_place", "require_writable"]
+__all__ = ["RECORD", "complete", "draft_beside", "put_in_place", "require_writable", "small_files"]
 
 RECORD: Final = "optimized.json"
 """What a written folder says about itself."""
@@ -60,12 +60,16 @@ def draft_beside(target: Path) -> Iterator[Path]:
 
 def complete(draft: Path, original: Path) -> None:
     """Copy what a model folder needs besides its graph."""
-    for pattern in _COPIED:
-        for path in original.glob(pattern):
-            if path.name != RECORD and path.is_file():
-                copy = draft / path.relative_to(original)
-                copy.parent.mkdir(exist_ok=True)
-                shutil.copyfile(path, copy)
+    for path in small_files(original):
+        copy = draft / path.relative_to(original)
+        copy.parent.mkdir(exist_ok=True)
+        shutil.copyfile(path, copy)
+
+
+def small_files(folder: Path) -> list[Path]:
+    """What a model folder holds besides its graph and what is said about that."""
+    found = (path for pattern in _COPIED for path in folder.glob(pattern))
+    return sorted(path for path in found if path.name != RECORD and path.is_file())
 
 
 def put_in_place(draft: Path, target: Path, record: Mapping[str, Any]) -> None:

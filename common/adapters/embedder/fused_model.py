@@ -1,10 +1,10 @@
 """The faster graph of a model that computes the same vectors, made once and kept.
 
 A graph as exporters write it spells attention out. Put together (common/optimizing/fusion.py) it
-computes the same sums in another order and takes a quarter less time, so that its vectors differ
-by what two versions of onnxruntime differ by, and belong to the same embedding profile: this is a
-graph optimisation at load time like onnxruntime's own, except that its result is kept and was
-compared with the original on this machine before anyone used it.
+computes the same sums in another order and takes a quarter less time; its vectors differ by
+rounding (under 1e-5) and belong to the same embedding profile. This is a graph optimisation at load
+time like onnxruntime's own, except that its result is kept and was compared with the original on
+this machine before anyone used it.
 """
 
 from __future__ import annotations
@@ -29,6 +29,9 @@ from typing import IO, Any, Final
 
 import structlog
 
+from common.optimizing.model_folder import RECORD as OPTIMIZED
+from common.optimizing.model_folder import small_files
+
 __all__ = ["FUSION_VERSION", "GRAPH", "MOST_BYTES", "RECORD", "keep", "kept_folder", "make_fused"]
 
 log = structlog.get_logger(__name__)
@@ -38,9 +41,6 @@ FUSION_VERSION: Final = 1
 
 GRAPH: Final = "model.onnx"
 RECORD: Final = "fused.json"
-OPTIMIZED_RECORD: Final = "optimized.json"
-"""Of a folder that `bloomweaver optimize` wrote: its graph is fused already."""
-
 MOST_BYTES: Final = 700_000_000
 """Of a graph. Fusing takes some five times as much memory for a moment, which a machine that was
 chosen for a larger model may not have; `bloomweaver optimize --graph fused` does it when asked."""
@@ -51,7 +51,6 @@ MOST_SECONDS: Final = 120.0
 RETRY_SECONDS: Final = 86400.0
 """What failed once, for want of memory or disk perhaps, is not tried again at every start."""
 
-_COPIED: Final = ("*.json", "*.txt", "*.model", "1_Pooling/*.json")
 _LOOK_SECONDS: Final = 0.05
 _DRAFT: Final = "fusing-"
 
@@ -104,20 +103,17 @@ def keep(draft: Path, reason: str | None) -> None:
 
 
 def _is_optimized(original: Path) -> bool:
-    return (original / OPTIMIZED_RECORD).exists()
+    """`bloomweaver optimize` wrote it: its graph is fused already."""
+    return (original / OPTIMIZED).exists()
 
 
 def _target(original: Path, fingerprint: str, cache_folder: Path) -> Path:
     """Another file in the original is another folder: what is loaded are copies."""
     versions = f"{FUSION_VERSION} {version('onnx')} {version('onnxruntime')}"
     digest = hashlib.sha256(versions.encode())
-    for path in sorted(small_files(original)):
+    for path in small_files(original):
         digest.update(str(path.relative_to(original)).encode() + b"\0" + path.read_bytes())
-    return cache_folder / f"{_stem(original, fingerprint)}{digest.hexdigest()[:12]}"
-
-
-def _stem(original: Path, fingerprint: str) -> str:
-    return f"{original.name}-{fingerprint}-fused-"
+    return cache_folder / f"{original.name}-{fingerprint}-fused-{digest.hexdigest()[:12]}"
 
 
 def _kept(target: Path) -> dict[str, Any] | None:
@@ -209,11 +205,6 @@ def _locked(file: IO[bytes]) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def small_files(folder: Path) -> list[Path]:
-    """Tokenizer, configuration and pooling of a model folder: what is copied as it is."""
-    return [p for pattern in _COPIED for p in folder.glob(pattern) if p.name != RECORD]
 
 
 def _files(folder: Path) -> list[Path]:
