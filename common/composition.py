@@ -11,6 +11,7 @@ from typing import Any
 from common.parts import Ports
 from common.ports.errors import PermanentError
 from common.settings import Settings
+from common.variants import check_variants, own_variant, variants_of
 
 
 class ConfigurationError(PermanentError):
@@ -23,6 +24,7 @@ async def open_ports(settings: Settings, *, receiver: str, own_index: bool) -> A
 
     Raises ConfigurationError and what the adapters raise at opening (PermanentError).
     """
+    check_variants(settings)
     async with contextlib.AsyncExitStack() as stack:
 
         async def opened(port: str, url: str) -> Any:
@@ -30,14 +32,20 @@ async def open_ports(settings: Settings, *, receiver: str, own_index: bool) -> A
             stack.push_async_callback(adapter.close)
             return adapter
 
+        # Models are loaded when they are first used, so that those of others cost nothing here.
+        embedders = {
+            variant.name: await opened("embedder", variant.embedder_url)
+            for variant in variants_of(settings)
+        }
         yield Ports(
             settings=settings,
             queue=await opened("queue", settings.queue_url),
             registry=await opened("registry", settings.registry_url),
             blobs=await opened("blobs", settings.blobs_url),
             vectors=await opened("vectors", settings.vectors_url),
-            embedder=await opened("embedder", settings.embedder_url),
+            embedder=embedders[own_variant(settings).name],
             index=await opened("index", settings.index_url) if own_index else None,
+            variants=embedders,
         )
 
 

@@ -214,7 +214,11 @@ class EmbeddingProfile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """One chunk in the index. `metadata` is the user's; the other fields' names are reserved."""
+    """One chunk in the index. `metadata` is the user's; the other fields' names are reserved.
+
+    `text` None: too large for the index beside the metadata; it and the heading path, which is ()
+    then, are in the pack.
+    """
 
     id: str
     vector: Vector[float]
@@ -223,13 +227,16 @@ class Record:
     number: int
     doc_hash: str
     heading_path: tuple[str, ...]
-    text: str
+    text: str | None
     metadata: dict[str, MetadataValue]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Match:
-    """A record found by a query; `score` is cosine similarity, higher is nearer."""
+    """A record found by a query; `score` is cosine similarity, higher is nearer.
+
+    `text` None: as in Record.
+    """
 
     id: str
     score: float
@@ -238,7 +245,7 @@ class Match:
     number: int
     doc_hash: str
     heading_path: tuple[str, ...]
-    text: str
+    text: str | None
     metadata: dict[str, MetadataValue]
 
 

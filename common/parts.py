@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from common.model import EmbeddingProfile
@@ -47,6 +47,8 @@ class Ports:
     """Set by the part that runs a fleet in this process."""
     scrub: ScrubService | None = None
     """Set by the part that runs consumers in this process."""
+    variants: Mapping[str, Embedder] = field(default_factory=dict)
+    """The embedders of all embedding variants by name, this process' own among them."""
 
     @property
     def profile(self) -> EmbeddingProfile:

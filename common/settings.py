@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 MEBIBYTE = 1024 * 1024
 
@@ -28,11 +29,45 @@ def default_lanes(device: str) -> int:
     return 1 if device == "cuda" else min(4, cores())
 
 
+def _default_visibility_seconds(given: dict[str, Any]) -> float:
+    """Renewals of a lease are free on one machine, and requests that cost on SQS."""
+    return 300.0 if str(given.get("queue_url", "")).startswith("sqs:") else 30.0
+
+
+def _on_sqs(embedded: int, sqs: int) -> Callable[[dict[str, Any]], int]:
+    """On SQS ten may wait to be sent on and ten to be deleted together, while ten are at work."""
+
+    def default(given: dict[str, Any]) -> int:
+        return sqs if str(given.get("queue_url", "")).startswith("sqs:") else embedded
+
+    return default
+
+
 def _default_workers(given: dict[str, Any]) -> int:
     """`given`: the settings declared before."""
     device = given.get("device", "cpu")
     lanes = given.get("inference_lanes") or default_lanes(device)
     return 1 if device == "cuda" else math.ceil(cores() / lanes)
+
+
+def mistakes_in(error: ValidationError | SettingsError) -> str:
+    """In one line, each named by the variable that it came from."""
+    if isinstance(error, SettingsError):  # a setting that has to be JSON
+        return f"{error}: {error.__cause__}"
+    return "; ".join(
+        f"BLOOMWEAVER_{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}, not {e['input']!r}"
+        for e in error.errors()
+    )
+
+
+class EmbeddingVariant(BaseModel):
+    """Namespaces that match one of the patterns are embedded with this model, from this queue."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    namespaces: list[str] = Field(min_length=1)
+    change_queue_name: str = Field(min_length=1)
+    embedder_url: str = Field(min_length=1)
 
 
 class Settings(BaseSettings):
@@ -45,16 +80,56 @@ class Settings(BaseSettings):
     data_dir: Path = Field(
         Path("bloomweaver-data"), description="Holds everything of the embedded adapters."
     )
-    queue_url: str = Field("sqlite:", description="sqlite: (queue.sqlite in the data folder).")
-    registry_url: str = Field(
-        "sqlite:", description="sqlite: (registry.sqlite in the data folder)."
+    queue_url: str = Field(
+        "sqlite:",
+        description="sqlite: (queue.sqlite in the data folder) or sqs: (the queues named below).",
     )
-    blobs_url: str = Field("folder:", description="folder: (blobs/ in the data folder).")
-    index_url: str = Field("qdrant-edge:", description="qdrant-edge: (index/ in the data folder).")
+    registry_url: str = Field(
+        "sqlite:", description="sqlite: (registry.sqlite in the data folder) or dynamodb:TABLE."
+    )
+    blobs_url: str = Field(
+        "folder:", description="folder: (blobs/ in the data folder) or s3://BUCKET/PREFIX."
+    )
+    blobs_kms_key_id: str | None = Field(
+        None, description="On S3: encrypt with this KMS key. None: with S3's own keys."
+    )
+    index_url: str = Field(
+        "qdrant-edge:",
+        description="qdrant-edge: (index/ in the data folder), pinecone:NAME or "
+        "pinecone:https://HOST, qdrant:http://HOST:6333, or chroma:http://HOST:8000.",
+    )
     embedder_url: str = Field(
         "fastembed:all-MiniLM-L6-v2-int8",
-        description="fastembed:NAME (packaged or known to fastembed) or fastembed:/a/model/folder.",
+        description="fastembed:NAME (packaged or known to fastembed), fastembed:/a/model/folder, "
+        "or profile:JSON for a process that never embeds (`bloomweaver profile` prints it).",
     )
+    landing_url: str = Field(
+        "", description="s3://BUCKET: files put under incoming/NAMESPACE/ become documents."
+    )
+    change_queue_name: str = Field("ChangeQueue", description="On SQS: a name or a URL.")
+    create_queue_name: str = Field("CreateQueue", description="On SQS: a name or a URL.")
+    update_queue_name: str = Field("UpdateQueue", description="On SQS: a name or a URL.")
+    delete_queue_name: str = Field("DeleteQueue", description="On SQS: a name or a URL.")
+    dead_letter_queue_name: str = Field("DeadLetterQueue", description="On SQS: a name or a URL.")
+    intake_queue_name: str = Field(
+        "IntakeQueue", description="On SQS: where S3 tells of files in the landing zone."
+    )
+    sqs_send_wait_seconds: float = Field(
+        0.005, ge=0, description="A request to SQS waits so long for others to share it with."
+    )
+    sqs_settle_wait_seconds: float = Field(
+        2.0,
+        ge=0,
+        description="A busy worker's deletes and wake-ups wait so long for others, at most.",
+    )
+    pinecone_api_key: SecretStr | None = Field(
+        None, description="Of Pinecone. None: PINECONE_API_KEY."
+    )
+    pinecone_control_url: str = Field(
+        "", description="Where pinecone:NAME is looked up; empty: at Pinecone's own address."
+    )
+    qdrant_api_key: SecretStr | None = Field(None, description="Of a Qdrant server, if it asks.")
+    chroma_token: SecretStr | None = Field(None, description="Of a Chroma server, if it asks.")
     vectors_url: str = Field(
         "sqlite:",
         description="Vectors of chunks embedded before, for reuse across documents and workers. "
@@ -65,6 +140,15 @@ class Settings(BaseSettings):
     )
     vector_cache_days: float = Field(
         30.0, gt=0, description="Vectors that nobody asked for in so long are dropped."
+    )
+    embedding_variants: dict[str, EmbeddingVariant] = Field(
+        default_factory=dict,
+        description="Namespaces with another model, on SQS: JSON by name, the first that matches "
+        'counts: {"large": {"namespaces": ["kb-*"], "change_queue_name": "ChangeQueue-large", '
+        '"embedder_url": "fastembed:/models/large"}}.',
+    )
+    embedding_variant: str = Field(
+        "", description="Which of them an embedding worker works; empty: the rest of all."
     )
     query_prefix: str | None = Field(
         None, description="Put before every query; None: what the model's authors say."
@@ -117,13 +201,19 @@ class Settings(BaseSettings):
         "until a write could change them (2 and 32 MB at most); 0: none.",
     )
 
-    visibility_timeout_seconds: float = Field(30.0, gt=0, description="Renewed every third of it.")
+    visibility_timeout_seconds: float = Field(
+        default_factory=_default_visibility_seconds,
+        gt=0,
+        description="Renewed every third of it. 300 on SQS, 30 elsewhere.",
+    )
     max_receives: int = Field(3, ge=1, description="Deliveries before a message is dead-lettered.")
     document_timeout_seconds: float = Field(
         7200.0, gt=0, description="A document that takes longer to read and embed is FAILED."
     )
     embed_concurrency: int = Field(
-        4, ge=1, description="Documents one embedding worker has in hand."
+        default_factory=_on_sqs(4, 30),
+        ge=1,
+        description="Documents one embedding worker has in hand. 30 on SQS, 4 elsewhere.",
     )
     burst_quiet_seconds: float = Field(
         0.5,
@@ -134,11 +224,31 @@ class Settings(BaseSettings):
     burst_wait_seconds: float = Field(
         10.0, ge=0, description="A burst of edits waits no longer than this to be over."
     )
+    intake_concurrency: int = Field(
+        4, ge=1, description="Files of the landing zone an intake has in hand."
+    )
     apply_concurrency: int = Field(
-        8, ge=1, description="Documents each apply consumer has in hand."
+        default_factory=_on_sqs(8, 30),
+        ge=1,
+        description="Documents each apply consumer has in hand. 30 on SQS, 8 elsewhere.",
     )
     drain_timeout_seconds: float = Field(
         25.0, gt=0, description="Work in hand may take this long at SIGTERM."
+    )
+    ec2_notices: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="An embedding worker on EC2 drains when its instance is about to be "
+        "interrupted or terminated. auto: where there is a metadata service; on: wait for it.",
+    )
+    scale_in_protection: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="An embedding worker with documents in hand keeps its Auto Scaling group, if "
+        "it is in one, from choosing its instance.",
+    )
+    lifecycle_hook_name: str = Field(
+        "",
+        description="Of the Auto Scaling group, for instances that terminate: completed once the "
+        "worker has drained.",
     )
 
     device: Literal["cpu", "cuda", "auto"] = Field(
@@ -174,6 +284,17 @@ class Settings(BaseSettings):
         4, ge=1, description="Waiting messages that justify one more worker."
     )
 
+    serve_host: str = Field("127.0.0.1", description="Address `worker serve` listens on.")
+    serve_port: int = Field(8090, ge=0, le=65535, description="Its port; 0 picks a free one.")
+    serve_queue: bool = Field(
+        True, description="Whether `worker serve` also works the change queue, as `worker embed`."
+    )
+    serve_max_waiting: int = Field(
+        32, ge=1, description="Requests in hand beyond which `worker serve` answers with 429."
+    )
+    serve_max_inputs: int = Field(2048, ge=1, description="Texts in one request of its.")
+    serve_max_body_bytes: int = Field(8 * MEBIBYTE, ge=1, description="A request's body.")
+
     attempt_lease_seconds: float = Field(
         60.0, gt=0, description="An apply attempt's, extended on progress."
     )
@@ -200,6 +321,15 @@ class Settings(BaseSettings):
         86400.0,
         ge=0,
         description="How often index, registry and packs are compared; 0: only on request.",
+    )
+
+    start_checks: bool = Field(
+        True,
+        description="Before it starts, a role makes one real call to each service it is set to "
+        "use, and ends with a line that says what is wrong.",
+    )
+    check_timeout_seconds: float = Field(
+        10.0, gt=0, description="Deadline of one such call, and of one of `doctor`'s."
     )
 
     log_format: Literal["console", "json"] = "console"

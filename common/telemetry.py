@@ -112,6 +112,18 @@ UNFORESEEN = Counter(
 SCRUB_REPAIRED = Counter(
     "bloomweaver_scrub_repaired_total", "Findings of a scrub that were repaired", ["kind"]
 )
+OUTSIDE_CALLS = Counter(
+    "bloomweaver_outside_calls_total",
+    "Requests to services outside, each try counted",
+    ["service", "operation"],
+)
+INTAKE = Counter(
+    "bloomweaver_intake_total", "Files of the landing zone by what came of a look", ["outcome"]
+)
+SERVED = Counter("bloomweaver_embedding_requests_total", "Requests for embeddings", ["status"])
+SERVED_TEXTS = Counter(
+    "bloomweaver_embedding_texts_total", "Texts embedded for requests, not for documents"
+)
 SWEPT = Counter("bloomweaver_swept_total", "Rows the sweeper acted on", ["how"])
 
 

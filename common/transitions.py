@@ -86,12 +86,7 @@ def accept(
         return _accept_unchanged(row, change, now, timers)
     if change.source_version is not None and change.source_version == desired.source_version:
         return AcceptDecision(Outcome.SUPERSEDED, desired.version, None, None)
-    source_version = change.source_version
-    if source_version is None:
-        source_version = desired.source_version
-    new = replace(change, version=desired.version + 1, source_version=source_version)
-    written = _accepted(replace(row, desired=new), desired, now, timers)
-    return AcceptDecision(Outcome.ACCEPTED, new.version, written, _queue_of(new))
+    return _accept_next(row, key, change, now, timers)
 
 
 def _accept_unknown(
@@ -100,22 +95,42 @@ def _accept_unknown(
     if change.tombstone and change.source_version is None:
         # Nothing to delete and nothing to remember: no later message can be older than this.
         return AcceptDecision(Outcome.UNCHANGED, 0, None, None)
-    # A document may have been forgotten and begin again. Fewer attempts than seconds went into its
-    # life before, so generations that begin at the time of day never meet those of that life.
-    row = Row(
-        key=key,
-        revision=0,
-        desired=replace(change, version=1),
-        next_generation=max(int(now), 1),
-    )
-    written = _accepted(row, None, now, timers)
-    return AcceptDecision(Outcome.ACCEPTED, 1, written, _queue_of(change))
+    return _accept_next(None, key, change, now, timers)
+
+
+def _accept_next(
+    row: Row | None, key: DocumentKey, change: Desired, now: float, timers: Timers
+) -> AcceptDecision:
+    written = next_version(row, key, change, now, timers)
+    new = written.desired
+    return AcceptDecision(Outcome.ACCEPTED, new.version, written, queue_of(new))
+
+
+def next_version(
+    row: Row | None, key: DocumentKey, change: Desired, now: float, timers: Timers
+) -> Row:
+    """The row with the change as its next version: what `accept` does once it has decided to.
+
+    For registries that decide on their own side, too (`common.ports.registry.AcceptingRegistry`).
+    """
+    if row is None:
+        # A document may have been forgotten and begin again. Fewer attempts than seconds went into
+        # its life before: generations that begin at the time of day never meet those of that life.
+        first = replace(change, version=1)
+        row = Row(key=key, revision=0, desired=first, next_generation=max(int(now), 1))
+        return _accepted(row, None, now, timers)
+    before = row.desired
+    source_version = change.source_version
+    if source_version is None:
+        source_version = before.source_version
+    new = replace(change, version=before.version + 1, source_version=source_version)
+    return _accepted(replace(row, desired=new), before, now, timers)
 
 
 def _accept_unchanged(row: Row, change: Desired, now: float, timers: Timers) -> AcceptDecision:
     """Same content again: no new version, but the wake-up is sent while the row is behind."""
     desired = row.desired
-    wake = _queue_of(desired) if row.behind else None
+    wake = queue_of(desired) if row.behind else None
     written: Row | None = None
     if change.source_version is not None and change.source_version != desired.source_version:
         # Remembered, so that a change older than this one is superseded.
@@ -141,7 +156,8 @@ def _says_the_same(change: Desired, desired: Desired) -> bool:
     )
 
 
-def _queue_of(desired: Desired) -> QueueName:
+def queue_of(desired: Desired) -> QueueName:
+    """Where an accepted change is waited for."""
     return QueueName.DELETE if desired.tombstone else QueueName.CHANGE
 
 

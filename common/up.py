@@ -16,12 +16,13 @@ from importlib.metadata import entry_points
 import structlog
 
 from common import telemetry
+from common.checks import require_usable
 from common.composition import open_ports
 from common.parts import Part, Ports
-from common.ports.errors import PermanentError
 from common.ports.queue import ReclaimingQueue
 from common.runner import run_until_signal
 from common.settings import Settings
+from common.starting import exit_code_of
 from common.storage.data_folder import DataFolder
 
 log = structlog.get_logger(__name__)
@@ -35,25 +36,23 @@ class PartFailedError(Exception):
 
 
 def run(settings: Settings) -> int:
-    """Exit code: 0 after a drain, 1 when a part failed, 2 when it cannot start as it is set up."""
+    """Exit code: 0 after a drain, 1 when a part failed; else as `exit_code_of` says."""
     telemetry.configure_logging(settings.log_format, settings.log_level)
+    return exit_code_of("up", settings, lambda: _run(settings))
+
+
+def _run(settings: Settings) -> int:
     try:
-        folder = DataFolder(settings.data_dir)
-        with folder.own():
+        with DataFolder(settings.data_dir).own():
             return run_until_signal(lambda stop: _serve(settings, stop))
-    except PermanentError as error:
-        log.error("up.cannot_start", error=str(error))
-        return 2
     except PartFailedError as error:
         log.error("up.failed", error=str(error), exc_info=error)
-        return 1
-    except OSError as error:  # a full disk, a port in use
-        log.error("up.cannot_start", error=f"{error.strerror or error} {error.filename or ''}")
         return 1
 
 
 async def _serve(settings: Settings, stop: asyncio.Event) -> None:
     async with open_ports(settings, receiver=f"up-{os.getpid()}", own_index=True) as ports:
+        await require_usable(ports)
         await _recover(ports)
         parts = _parts(ports)
         async with _running(parts):

@@ -180,7 +180,7 @@ class Pipeline:
         """The texts of the document's manifest, in order, as the index holds them."""
         row = await self.row(document_id)
         records = {(r.generation, r.number): r for r in self._records_of(document_id)}
-        return [records[ids].text for ids in expand(row.applied.manifest)]
+        return [records[ids].text or "" for ids in expand(row.applied.manifest)]
 
     def _records_of(self, document_id: str) -> list[Record]:
         held = self.index.records[NAMESPACE].values()

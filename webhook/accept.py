@@ -1,7 +1,13 @@
-"""Accept: the bytes, one conditional write, the wake-up, and only then the answer."""
+"""Accept: the bytes, one conditional write, the wake-up, and only then the answer.
+
+A registry that can do so accepts a change unread (`AcceptingRegistry`): the bytes go first then,
+too, since their key depends on nothing but them. What it does not accept comes back with the row,
+and is decided as with every other registry.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -13,8 +19,8 @@ from common.model import Desired, DocumentKey, EmbeddingProfile, MetadataValue, 
 from common.ports.blobs import BlobStore
 from common.ports.errors import TransientError
 from common.ports.queue import Queue
-from common.ports.registry import Registry
-from common.transitions import Outcome, Timers, accept
+from common.ports.registry import AcceptingRegistry, Found, Registry
+from common.transitions import AcceptDecision, Outcome, Timers, accept, queue_of
 
 log = structlog.get_logger(__name__)
 
@@ -79,6 +85,8 @@ class Acceptor:
     timers: Timers
     clock: Clock = system_clock
     _bound: set[str] = field(default_factory=set)
+    profile_of: Callable[[str], EmbeddingProfile] | None = None
+    """Of a namespace, where embedding variants differ; None: `profile` is everyone's."""
 
     async def accept(self, change: Change) -> Accepted:
         """Returns once the change survives any crash and its wake-up is queued.
@@ -87,20 +95,20 @@ class Acceptor:
         could not be reached; posting the same change again is harmless.
         """
         await self.bind(change.key.namespace)
+        read: Found | None = None
+        if isinstance(self.registry, AcceptingRegistry) and _keeps_nothing(change):
+            version_or_row = await self._accept_unread(self.registry, change)
+            if isinstance(version_or_row, int):
+                return self._report(change, Outcome.ACCEPTED, version_or_row)
+            read = version_or_row
         for _ in range(RACES_BEFORE_GIVING_UP):
             now = self.clock()
-            row = await self.registry.get(change.key)
+            row = read.row if read else await self.registry.get(change.key)
+            read = None
             desired = _desired(change, row, now)
             decision = accept(row, change.key, desired, now, self.timers)
-            if decision.row is not None:
-                reused = await self._keep_bytes(change, decision.row)
-                if await self.registry.put_if(decision.row) is None:
-                    continue
-                if reused:
-                    await self._heal_bytes(change, decision.row)
-            elif row is not None and decision.outcome is Outcome.UNCHANGED:
-                # "Send the document again" must mend a blob that was damaged since.
-                await self._keep_bytes(change, row)
+            if not await self._store(change, row, decision):
+                continue
             if decision.wake is not None:
                 wake_up = _wake_up(change, decision.version)
                 await self.queue.send(decision.wake, [wake_up])
@@ -109,29 +117,64 @@ class Acceptor:
             f"document {change.key.document_id!r} is being changed by too many writers at once"
         )
 
+    async def _accept_unread(self, registry: AcceptingRegistry, change: Change) -> int | Found:
+        """The new version, its wake-up sent; or the row, and nothing was changed."""
+        now = self.clock()
+        desired = _desired(change, None, now)
+        reused = await self._keep_bytes(change, desired)
+        stale = self.timers.stale_after_seconds
+        version = await registry.accept_blind(
+            change.key, desired, now=now, stale_after_seconds=stale
+        )
+        if isinstance(version, Found):
+            return version
+        if reused:
+            await self._heal_bytes(change, desired)
+        await self.queue.send(queue_of(desired), [_wake_up(change, version)])
+        return version
+
+    async def _store(self, change: Change, row: Row | None, decision: AcceptDecision) -> bool:
+        """Whether the decision holds; False: the race was lost."""
+        if decision.row is not None:
+            desired = decision.row.desired
+            reused = await self._keep_bytes(change, desired)
+            if await self.registry.put_if(decision.row) is None:
+                return False
+            if reused:
+                await self._heal_bytes(change, desired)
+        elif row is not None and decision.outcome is Outcome.UNCHANGED:
+            # "Send the document again" must mend a blob that was damaged since.
+            await self._keep_bytes(change, row.desired)
+        return True
+
     def is_bound(self, namespace: str) -> bool:
         """Whether this process knows that the namespace is bound to its profile."""
         return namespace in self._bound
+
+    def profile_for(self, namespace: str) -> EmbeddingProfile:
+        """What this service embeds the namespace with."""
+        return self.profile_of(namespace) if self.profile_of else self.profile
 
     async def bind(self, namespace: str) -> None:
         """Bind the namespace to this service's profile at its first use, or refuse."""
         if namespace in self._bound:
             return
-        bound = await self.registry.bind_namespace(namespace, self.profile)
-        if bound.id != self.profile.id:
-            raise ProfileMismatchError(namespace, bound, self.profile)
+        ours = self.profile_for(namespace)
+        bound = await self.registry.bind_namespace(namespace, ours)
+        if bound.id != ours.id:
+            raise ProfileMismatchError(namespace, bound, ours)
         self._bound.add(namespace)
 
-    async def _keep_bytes(self, change: Change, row: Row) -> bool:
+    async def _keep_bytes(self, change: Change, desired: Desired) -> bool:
         """Whether equal bytes were there before: such a blob may be an old one."""
-        if change.content is None or not row.desired.blob_key:
+        if change.content is None or not desired.blob_key:
             return False
-        return not await self.blobs.put(row.desired.blob_key, change.content)
+        return not await self.blobs.put(desired.blob_key, change.content)
 
-    async def _heal_bytes(self, change: Change, row: Row) -> None:
+    async def _heal_bytes(self, change: Change, desired: Desired) -> None:
         """An old blob that nothing referred to may have been collected in between."""
-        if change.content is not None and not await self.blobs.exists(row.desired.blob_key):
-            await self.blobs.put(row.desired.blob_key, change.content)
+        if change.content is not None and not await self.blobs.exists(desired.blob_key):
+            await self.blobs.put(desired.blob_key, change.content)
 
     def _report(self, change: Change, outcome: Outcome, version: int) -> Accepted:
         telemetry.ACCEPTED.labels(change.change_type.value, outcome.value).inc()
@@ -146,6 +189,13 @@ class Acceptor:
             trace=change.traceparent,
         )
         return Accepted(change.key, outcome, version)
+
+
+def _keeps_nothing(change: Change) -> bool:
+    """Whether what the change asks for does not depend on what the document is now."""
+    if change.change_type is ChangeType.UPDATE:
+        return None not in (change.content, change.metadata, change.content_type)
+    return change.change_type is ChangeType.DELETE or change.content is not None
 
 
 def _wake_up(change: Change, version: int) -> WakeUp:

@@ -14,7 +14,7 @@ import structlog
 from aiohttp import web
 
 from common import identity, pack
-from common.extraction.content_types import guess_content_type, is_text
+from common.extraction.content_types import is_text
 from common.model import Applied, Desired, DocumentKey, Event, Row, Status
 from common.pack import PackedChunk
 from common.ports.blobs import BlobNotFoundError
@@ -35,15 +35,12 @@ from webhook.problems import (
     NOT_FOUND,
     STALE_CURSOR,
     UNAVAILABLE,
-    UNSUPPORTED_MEDIA_TYPE,
     Problem,
     deadline,
 )
 from webhook.search import ApplyFailedError, wait_applied
 from webhook.services import SERVICES, Services
 from webhook.validation import (
-    CONTENT_TYPES,
-    DEFAULT_CONTENT_TYPE,
     MAX_INTEGER,
     check_content,
     check_doc_hash,
@@ -51,7 +48,7 @@ from webhook.validation import (
     metadata_of,
     namespace_of,
     source_version_of,
-    supported_type,
+    upload_type,
 )
 
 log = structlog.get_logger(__name__)
@@ -110,7 +107,7 @@ async def put_document(request: web.Request) -> web.Response:
     services = request.app[SERVICES]
     settings = services.settings
     key = key_of(request)
-    content_type = _upload_type(request, key)
+    content_type = upload_type(request.headers.get("Content-Type"), key.document_id)
     source_version = _source_version(request)
     metadata = metadata_of(request.query.get("metadata", "null"), settings)
     stall_seconds = settings.request_timeout_seconds
@@ -148,22 +145,6 @@ async def delete_document(request: web.Request) -> web.Response:
     return web.json_response(result_of(accepted), status=202)
 
 
-def _upload_type(request: web.Request, key: DocumentKey) -> str:
-    given = request.headers.get("Content-Type")
-    if given is not None and given.partition(";")[0].strip().lower() != "application/octet-stream":
-        return supported_type(given)
-    guessed = guess_content_type(key.document_id)
-    if guessed is None and given is not None:
-        raise Problem(
-            UNSUPPORTED_MEDIA_TYPE,
-            "application/octet-stream says nothing and neither does the id's suffix; "
-            f"supported are {', '.join(CONTENT_TYPES)}",
-            field="content_type",
-            limit=list(CONTENT_TYPES),
-        )
-    return guessed or DEFAULT_CONTENT_TYPE
-
-
 def _source_version(request: web.Request) -> int | None:
     if "source_version" not in request.query:
         return None
@@ -192,6 +173,7 @@ async def _wait(services: Services, row: Row, version: int, seconds: float) -> R
     """The row once it shows the version, or FAILED. Raises NotAppliedInTimeError."""
     if row.applied.version >= version:
         return row
+    seconds = min(seconds, services.most_wait_seconds())
     with contextlib.suppress(ApplyFailedError):  # the status says so, with the reason
         await wait_applied(services.registry, {row.key: version}, timeout_seconds=seconds)
     return await _row_of(services, row.key)

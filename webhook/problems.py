@@ -14,6 +14,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from common.filters import FilterError
+from common.ports.embedder import NoModelError
 from common.ports.errors import PermanentError, TransientError
 from common.ports.index import DimensionMismatchError
 from webhook.accept import NothingToUpdateError, ProfileMismatchError
@@ -64,6 +65,7 @@ NOT_READY = Kind("not-ready", 503, "The service is not ready yet")
 SCRUB_UNAVAILABLE = Kind("scrub-unavailable", 503, "This process cannot scrub")
 SEARCH_UNAVAILABLE = Kind("search-unavailable", 503, "This process cannot search")
 NOT_APPLIED = Kind("not-applied-in-time", 504, "A change did not become visible in time")
+ANSWER_TOO_LARGE = Kind("answer-too-large", 500, "The answer is larger than can be sent")
 REFUSED = Kind("refused", 400, "The request was refused")
 
 KINDS = tuple(value for value in list(globals().values()) if isinstance(value, Kind))
@@ -197,6 +199,7 @@ _TRANSLATIONS: tuple[_Translation, ...] = (
     (DimensionMismatchError, lambda e: Problem(PROFILE_MISMATCH, str(e), field="namespace")),
     (NotAppliedInTimeError, lambda e: Problem(NOT_APPLIED, str(e))),
     (FilterError, _of_filter),
+    (NoModelError, lambda e: Problem(SEARCH_UNAVAILABLE, f"this process cannot search: {e}")),
     (TransientError, _of_transient),
     (PermanentError, _of_permanent),
     (

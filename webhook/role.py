@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import structlog
 from aiohttp import web
 
 from common import telemetry
+from common.checks import require_usable
 from common.composition import open_ports
+from common.model import EmbeddingProfile
 from common.parts import Ports, timers_of
-from common.ports.errors import PermanentError
+from common.ports.embedder import NoModelError
+from common.ports.index import Index
 from common.runner import run_until_signal
 from common.settings import Settings
+from common.starting import exit_code_of
+from common.variants import variant_of
 from webhook.accept import Acceptor
 from webhook.admission import Admission, limits_of
 from webhook.app import build_app, make_runner
 from webhook.search import Searcher
-from webhook.search_vectors import cached_queries
+from webhook.search_vectors import QueryEmbedder, cached_queries
 from webhook.services import Services
 
 log = structlog.get_logger(__name__)
@@ -30,12 +36,27 @@ NO_EMBEDDED_INDEX = (
     "`bloomweaver up`; send searches there"
 )
 
+Listen = Callable[[web.AppRunner], Awaitable[None]]
+"""Opens what requests come in by."""
+
 
 class WebhookPart:
-    """Serves HTTP. Searches are answered where `ports.index` is open."""
+    """Serves HTTP. Searches are answered where `ports.index` is open.
 
-    def __init__(self, ports: Ports) -> None:
+    `listen` None: on the settings' address and port. `most_wait_seconds` says how long a request
+    may wait for a document just now, whatever it asks for.
+    """
+
+    def __init__(
+        self,
+        ports: Ports,
+        *,
+        listen: Listen | None = None,
+        most_wait_seconds: Callable[[], float] = lambda: math.inf,
+    ) -> None:
         self._ports = ports
+        self._listen = listen or self._listen_on_tcp
+        self._most_wait_seconds = most_wait_seconds
         self._runner: web.AppRunner | None = None
         self._model: asyncio.Task[None] | None = None
         self._admission: Admission | None = None
@@ -43,13 +64,19 @@ class WebhookPart:
     async def start(self) -> None:
         settings = self._ports.settings
         if self._ports.index is not None:
-            self._model = asyncio.create_task(self._ports.embedder.load(), name="load-model")
+            self._model = asyncio.create_task(load_models(self._ports), name="load-model")
         self._admission = admission_of(self._ports)
-        app = build_app(_services(self._ports, self._admission, self._unready))
-        self._runner = make_runner(app, shutdown_seconds=settings.drain_timeout_seconds)
+        services = services_of(self._ports, self._admission, self._unready, self._most_wait_seconds)
+        self._runner = make_runner(
+            build_app(services), shutdown_seconds=settings.drain_timeout_seconds
+        )
         await self._runner.setup()
-        await web.TCPSite(self._runner, settings.host, settings.port, backlog=512).start()
-        address = _address(self._runner)
+        await self._listen(self._runner)
+
+    async def _listen_on_tcp(self, runner: web.AppRunner) -> None:
+        settings = self._ports.settings
+        await web.TCPSite(runner, settings.host, settings.port, backlog=512).start()
+        address = _address(runner)
         await asyncio.to_thread(_write_address, settings.data_dir / "run" / "address", address)
         log.info("webhook.listening", url=address)
 
@@ -76,24 +103,48 @@ class WebhookPart:
         return []
 
 
+async def load_models(ports: Ports) -> None:
+    """Of all variants. One that is known by its profile only is searched elsewhere, and the changes
+    of its namespaces are accepted here."""
+    for embedder in {id(e): e for e in (ports.embedder, *ports.variants.values())}.values():
+        try:
+            await embedder.load()
+        except NoModelError as error:
+            log.info("webhook.searches_elsewhere", why=str(error))
+
+
 def admission_of(ports: Ports) -> Admission:
     stores = [ports.registry, ports.blobs, ports.queue, ports.index]
     return Admission(ports.queue, stores, limits_of(ports.settings))
 
 
-def _services(ports: Ports, admission: Admission, unready: Callable[[], list[str]]) -> Services:
+def acceptor_of(ports: Ports) -> Acceptor:
+    """Binds each namespace to the profile of its embedding variant."""
     settings = ports.settings
-    acceptor = Acceptor(
+    profiles = {name: embedder.profile for name, embedder in ports.variants.items()}
+
+    def profile_of(namespace: str) -> EmbeddingProfile:
+        return profiles.get(variant_of(settings, namespace).name, ports.profile)
+
+    return Acceptor(
         registry=ports.registry,
         blobs=ports.blobs,
         queue=ports.queue,
         profile=ports.profile,
         timers=timers_of(settings),
+        profile_of=profile_of,
     )
-    searcher = None
-    if ports.index is not None:
-        embedder = cached_queries(ports.embedder, entries=settings.query_cache_entries)
-        searcher = Searcher(ports.index, ports.registry, embedder)
+
+
+def services_of(
+    ports: Ports,
+    admission: Admission,
+    unready: Callable[[], list[str]],
+    most_wait_seconds: Callable[[], float],
+) -> Services:
+    settings = ports.settings
+    acceptor = acceptor_of(ports)
+    searcher = _searcher(ports, ports.index) if ports.index is not None else None
     return Services(
         settings=settings,
         registry=ports.registry,
@@ -107,7 +158,19 @@ def _services(ports: Ports, admission: Admission, unready: Callable[[], list[str
         fleet=ports.fleet_status,
         unready=unready,
         scrub=ports.scrub,
+        most_wait_seconds=most_wait_seconds,
     )
+
+
+def _searcher(ports: Ports, index: Index) -> Searcher:
+    entries = ports.settings.query_cache_entries
+    embedder = cached_queries(ports.embedder, entries=entries)
+    variants = {name: cached_queries(one, entries=entries) for name, one in ports.variants.items()}
+
+    def embedder_of(namespace: str) -> QueryEmbedder:
+        return variants.get(variant_of(ports.settings, namespace).name, embedder)
+
+    return Searcher(index, ports.registry, embedder, blobs=ports.blobs, embedder_of=embedder_of)
 
 
 def _address(runner: web.AppRunner) -> str:
@@ -124,22 +187,18 @@ def _write_address(path: Path, address: str) -> None:
 
 
 def run(settings: Settings) -> int:
-    """Exit code: 0 after a drain, 1 when the machine refuses, 2 when the settings are wrong."""
+    """Exit code: 0 after a drain; else as `exit_code_of` says."""
     telemetry.configure_logging(settings.log_format, settings.log_level)
-    try:
-        return run_until_signal(lambda stop: _serve(settings, stop))
-    except PermanentError as error:
-        log.error("webhook.cannot_start", error=str(error))
-        return 2
-    except OSError as error:  # a full disk, a port in use
-        log.error("webhook.cannot_start", error=f"{error.strerror or error} {error.filename or ''}")
-        return 1
+    return exit_code_of(
+        "webhook", settings, lambda: run_until_signal(lambda stop: _serve(settings, stop))
+    )
 
 
 async def _serve(settings: Settings, stop: asyncio.Event) -> None:
     embedded = settings.index_url.startswith("qdrant-edge:")
     receiver = f"webhook-{os.getpid()}"
     async with open_ports(settings, receiver=receiver, own_index=not embedded) as ports:
+        await require_usable(ports)
         part = WebhookPart(ports)
         try:
             await part.start()

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import math
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import NamedTuple
@@ -23,10 +23,13 @@ from typing import NamedTuple
 from common import telemetry
 from common.clock import Clock, system_clock
 from common.model import DocumentKey, IdRange, Match, MetadataValue, Row, Status, Vector
+from common.pack import PackedChunk
+from common.ports.blobs import BlobStore
 from common.ports.errors import TransientError
 from common.ports.index import Index, MetadataFilter
 from common.ports.registry import Registry
 from webhook.search_motion import KnownVersions
+from webhook.search_texts import Place, chunks_at
 from webhook.search_vectors import QueryEmbedder
 
 QUERIES_AT_MOST = 3
@@ -53,7 +56,10 @@ class ApplyFailedError(NotAppliedInTimeError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hit:
-    """`score` is cosine similarity. `chunk` is the chunk's place in its document, from 0."""
+    """`score` is cosine similarity. `chunk` is the chunk's place in its document, from 0.
+
+    `text` is empty where it is neither in the index nor in a readable pack: the log says which.
+    """
 
     document_id: str
     version: int
@@ -70,6 +76,8 @@ class _Seen(NamedTuple):
     match: Match
     version: int
     place: int
+    doc_hash: str
+    """Of the version."""
 
 
 @dataclass(slots=True)
@@ -83,12 +91,17 @@ class Searcher:
     recent_seconds: float = RECENT_SECONDS
     """More than clocks differ by, and than passes between deciding a commit and writing it."""
     known: KnownVersions = field(default_factory=KnownVersions)
+    blobs: BlobStore | None = None
+    """Where packs are, for texts that do not fit into the index; None: all of them do."""
+    embedder_of: Callable[[str], QueryEmbedder] | None = None
+    """Of a namespace, where embedding variants differ; None: `embedder` is everyone's."""
 
     async def search(
         self, namespace: str, query: str, *, top_k: int, where: MetadataFilter | None = None
     ) -> list[Hit]:
         """At most `top_k` chunks, best first. Raises what the ports raise."""
-        vector = await self.embedder.embed_query(query)
+        embedder = self.embedder_of(namespace) if self.embedder_of else self.embedder
+        vector = await embedder.embed_query(query)
         return await self.search_vector(namespace, vector, top_k=top_k, where=where)
 
     async def search_vector(
@@ -127,7 +140,7 @@ class Searcher:
             last = query_number == QUERIES_IN_MOTION_AT_MOST
             again = _why_again(bool(moving), short and not last, widenings)
             if again is None:
-                return [_hit(one) for one in seen[:top_k]]
+                return await self._hits(namespace, seen[:top_k])
             telemetry.SEARCH_REQUERIES.labels(again).inc()
             before = rows
             # A wider query finds documents that this one could not: for them it is the first.
@@ -137,6 +150,12 @@ class Searcher:
         raise TransientError(
             f"a document was changed during each of {QUERIES_IN_MOTION_AT_MOST} queries"
         )
+
+    async def _hits(self, namespace: str, seen: Sequence[_Seen]) -> list[Hit]:
+        """Texts that the index does not hold come from the packs."""
+        without = [_place(one) for one in seen if one.match.text is None]
+        chunks = await chunks_at(self.blobs, namespace, without)
+        return [_hit(one, chunks.get(_place(one)) if chunks else None) for one in seen]
 
     async def _rows(self, namespace: str, names: Iterable[str]) -> dict[str, Row]:
         """By document id: a key is dear to hash, and the namespace is one."""
@@ -224,19 +243,25 @@ def _visible(matches: Iterable[Match], rows: Mapping[str, Row]) -> dict[str, lis
         name = match.document_id
         place = places[name].find(match.generation, match.number) if name in places else None
         if place is not None:
-            seen[name].append(_Seen(match, rows[name].applied.version, place))
+            applied = rows[name].applied
+            seen[name].append(_Seen(match, applied.version, place, applied.doc_hash))
     return seen
 
 
-def _hit(one: _Seen) -> Hit:
+def _place(one: _Seen) -> Place:
+    return Place(one.match.document_id, one.version, one.doc_hash, one.place)
+
+
+def _hit(one: _Seen, packed: PackedChunk | None) -> Hit:
+    """`packed`: the chunk as its pack has it, where the index has no text."""
     match = one.match
     return Hit(
         document_id=match.document_id,
         version=one.version,
         chunk=one.place,
         score=match.score,
-        text=match.text,
-        heading_path=match.heading_path,
+        text=match.text or (packed.text if packed else ""),
+        heading_path=packed.heading_path if packed else match.heading_path,
         metadata=match.metadata,
     )
 

@@ -73,8 +73,9 @@ async def _is_bound(services: Services, namespace: str) -> bool:
         return True
     async with deadline(services.settings.request_timeout_seconds):
         bound = (await services.registry.namespaces()).get(namespace)
-    if bound is not None and bound.id != services.profile.id:
-        raise ProfileMismatchError(namespace, bound, services.profile)
+    ours = services.acceptor.profile_for(namespace)
+    if bound is not None and bound.id != ours.id:
+        raise ProfileMismatchError(namespace, bound, ours)
     if bound is not None:
         await services.acceptor.bind(namespace)
     return bound is not None
@@ -88,6 +89,7 @@ async def _wait(
         async with deadline(services.settings.request_timeout_seconds):
             versions = await searcher.behind(wanted.namespace)
     if versions:
+        seconds = min(seconds, services.most_wait_seconds())
         await searcher.wait_applied(versions, timeout_seconds=seconds)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -40,6 +41,8 @@ class Services:
     unready: Callable[[], list[str]]
     scrub: ScrubService | None = None
     """None where this process cannot reach the index, as for `searcher`."""
+    most_wait_seconds: Callable[[], float] = lambda: math.inf
+    """How long a request may wait for a document just now: a function's time may end before."""
 
 
 SERVICES: web.AppKey[Services] = web.AppKey("services", Services)

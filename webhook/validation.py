@@ -11,7 +11,13 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from common import identity
-from common.extraction.content_types import SUPPORTED, charset, is_text, media_type
+from common.extraction.content_types import (
+    SUPPORTED,
+    charset,
+    guess_content_type,
+    is_text,
+    media_type,
+)
 from common.model import RESERVED_METADATA_KEYS, DocumentKey, MetadataValue
 from common.settings import Settings
 from webhook.accept import Change, ChangeType
@@ -44,6 +50,7 @@ _NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _SHA256 = re.compile(r"(?:sha256:)?([0-9a-fA-F]{64})")
 _OTHER_TEXT = re.compile(r"text/[a-z0-9][a-z0-9.+_-]{0,63}")
+_TYPES_THAT_SAY_NOTHING = frozenset({"", "application/octet-stream", "binary/octet-stream"})
 _UTF8_CHARSETS = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
 
 
@@ -221,7 +228,7 @@ def source_version_of(value: Any) -> int | None:
 
 def check_content(content: bytes, content_type: str | None, limits: Settings) -> None:
     """Raises Problem: too large, or for a text type not UTF-8 or with a NUL byte."""
-    _check_size(len(content), limits)
+    check_size(len(content), limits)
     if content_type is not None and not is_text(content_type):
         return
     try:
@@ -258,6 +265,23 @@ def supported_type(value: str) -> str:
     return name
 
 
+def upload_type(given: str | None, document_id: str) -> str:
+    """The bare content type of bytes that came with the type `given`; where that says nothing, the
+    one that the id's suffix stands for. Raises Problem (415)."""
+    if given is not None and media_type(given) not in _TYPES_THAT_SAY_NOTHING:
+        return supported_type(given)
+    guessed = guess_content_type(document_id)
+    if guessed is None and given is not None:
+        raise Problem(
+            UNSUPPORTED_MEDIA_TYPE,
+            f"{media_type(given) or 'an empty content type'} says nothing and neither does the "
+            f"id's suffix; supported are {', '.join(CONTENT_TYPES)}",
+            field="content_type",
+            limit=list(CONTENT_TYPES),
+        )
+    return guessed or DEFAULT_CONTENT_TYPE
+
+
 def _content_type(value: Any) -> str | None:
     if value is None:
         return None
@@ -285,9 +309,9 @@ def _content(value: Mapping[str, Any], content_type: str | None, limits: Setting
         return _decoded(content, content_type, value["change_type"], limits)
     if content_type is not None and not is_text(content_type):
         _refuse("content", f'{content_type} is binary: send it with "content_encoding": "base64"')
-    _check_size(len(content), limits)
+    check_size(len(content), limits)
     data = _encode(content, "content")
-    _check_size(len(data), limits)
+    check_size(len(data), limits)
     _refuse_nul(data)
     return data
 
@@ -295,7 +319,7 @@ def _content(value: Mapping[str, Any], content_type: str | None, limits: Setting
 def _decoded(content: str, content_type: str | None, change_type: str, limits: Settings) -> bytes:
     if content_type is None and change_type == ChangeType.UPDATE.value:
         _refuse("content_type", "say of which type the base64 content is")
-    _check_size(len(content) // 4 * 3 - 2, limits)
+    check_size(len(content) // 4 * 3 - 2, limits)
     try:
         data = base64.b64decode(content, validate=True)
     except (binascii.Error, ValueError) as error:
@@ -304,7 +328,8 @@ def _decoded(content: str, content_type: str | None, change_type: str, limits: S
     return data
 
 
-def _check_size(size: int, limits: Settings) -> None:
+def check_size(size: int, limits: Settings) -> None:
+    """Of content, in bytes. Raises Problem: too large."""
     limit = limits.max_document_bytes
     if size > limit:
         _refuse(

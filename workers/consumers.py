@@ -12,6 +12,7 @@ import structlog
 from common.model import QueueName
 from common.parts import Ports, timers_of
 from common.ports.index import Index
+from common.ports.queue import Queue
 from workers.apply import ApplyHandler
 from workers.delete import DeleteHandler
 from workers.loop import Consumer, Handler
@@ -34,7 +35,7 @@ class ConsumersPart:
         index = self._ports.index
         if index is None:
             raise RuntimeError("the apply consumers need the index; this process has none")
-        for name, handler in _handlers(self._ports, index).items():
+        for name, handler in handlers_of(self._ports, index).items():
             consumer = consumer_of(
                 self._ports, name, handler, self._ports.settings.apply_concurrency
             )
@@ -63,10 +64,18 @@ class ConsumersPart:
                 log.error("part.failed", part="consumers", exc_info=result)
 
 
-def consumer_of(ports: Ports, name: QueueName, handler: Handler, concurrency: int) -> Consumer:
+def consumer_of(
+    ports: Ports,
+    name: QueueName,
+    handler: Handler,
+    concurrency: int,
+    *,
+    queue: Queue | None = None,
+) -> Consumer:
+    """`queue`: in place of the ports' own, for the messages in hand; notes wake that one."""
     settings = ports.settings
     return Consumer(
-        queue=ports.queue,
+        queue=queue or ports.queue,
         name=name,
         handle=handler,
         note=RegistryNote(registry=ports.registry, queue=ports.queue, timers=timers_of(settings)),
@@ -92,7 +101,7 @@ def sweeper_of(ports: Ports) -> Sweeper:
     )
 
 
-def _handlers(ports: Ports, index: Index) -> dict[QueueName, Handler]:
+def handlers_of(ports: Ports, index: Index) -> dict[QueueName, Handler]:
     timers = timers_of(ports.settings)
 
     def apply(kind: QueueName) -> ApplyHandler:

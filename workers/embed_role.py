@@ -7,20 +7,24 @@ import contextlib
 import ctypes
 import os
 import sys
+from collections.abc import Awaitable, Callable
 
 import structlog
 
 from common import telemetry
+from common.checks import require_usable
 from common.composition import open_ports
 from common.model import QueueName
 from common.parts import Ports, timers_of
 from common.ports.embedder import CalibratingEmbedder, Embedder
-from common.ports.errors import PermanentError, PortError
+from common.ports.errors import PortError
 from common.runner import run_until_signal
 from common.settings import Settings
+from common.starting import exit_code_of
 from workers.burst import BurstWait, Patience, places_of
 from workers.consumers import consumer_of
 from workers.embed import EmbedHandler, sizes_for
+from workers.instance import looked_after
 from workers.loop import Consumer
 from workers.preparation import prepare_unless
 from workers.unforeseen import tell
@@ -32,17 +36,15 @@ M_ARENA_MAX = -8
 
 
 def run(settings: Settings) -> int:
-    """Exit code: 0 after a drain, 2 when the model or the settings are wrong."""
+    """Exit code: 0 after a drain; else as `exit_code_of` says."""
     telemetry.configure_logging(settings.log_format, settings.log_level)
-    _share_heaps()
-    try:
-        return run_until_signal(lambda stop: _serve(settings, stop))
-    except PermanentError as error:
-        log.error("worker.cannot_start", error=str(error))
-        return 2
+    share_heaps()
+    return exit_code_of(
+        "worker", settings, lambda: run_until_signal(lambda stop: _serve(settings, stop))
+    )
 
 
-def _share_heaps() -> None:
+def share_heaps() -> None:
     """glibc would give each thread a heap of its own that keeps what it freed: 40 MB in all."""
     with contextlib.suppress(OSError, AttributeError):  # other C libraries do not
         ctypes.CDLL(None).mallopt(M_ARENA_MAX, 2)
@@ -51,19 +53,29 @@ def _share_heaps() -> None:
 async def _serve(settings: Settings, stop: asyncio.Event) -> None:
     receiver = os.environ.get("BLOOMWEAVER_RECEIVER", f"embed-{os.getpid()}")
     async with open_ports(settings, receiver=receiver, own_index=False) as ports:
-        aside = [asyncio.create_task(_watch_parent(stop))]
-        try:
-            await prepare_unless(stop, ports.embedder)
-            if stop.is_set():
-                return
-            await ports.embedder.load()
-            log.info("worker.ready", pid=os.getpid())
-            aside.append(asyncio.create_task(_calibrate(ports.embedder)))
-            await _consumer(ports, stop).run(stop)
-        finally:
-            for task in aside:
-                task.cancel()
-            await asyncio.gather(*aside, return_exceptions=True)
+        await require_usable(ports)
+        consumer = embed_consumer(ports, stop)
+        async with looked_after(settings, consumer, stop):
+            await with_model(ports.embedder, stop, lambda: consumer.run(stop))
+
+
+async def with_model(
+    embedder: Embedder, stop: asyncio.Event, work: Callable[[], Awaitable[object]]
+) -> None:
+    """Await `work` with the model loaded; not at all when `stop` is set before it is."""
+    aside = [asyncio.create_task(_watch_parent(stop))]
+    try:
+        await prepare_unless(stop, embedder)
+        if stop.is_set():
+            return
+        await embedder.load()
+        log.info("worker.ready", pid=os.getpid())
+        aside.append(asyncio.create_task(_calibrate(embedder)))
+        await work()
+    finally:
+        for task in aside:
+            task.cancel()
+        await asyncio.gather(*aside, return_exceptions=True)
 
 
 async def _calibrate(embedder: Embedder) -> None:
@@ -78,7 +90,7 @@ async def _calibrate(embedder: Embedder) -> None:
         tell("calibration", error)
 
 
-def _consumer(ports: Ports, stop: asyncio.Event) -> Consumer:
+def embed_consumer(ports: Ports, stop: asyncio.Event) -> Consumer:
     settings = ports.settings
     handler = EmbedHandler(
         registry=ports.registry,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sys
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 
 import structlog
 from prometheus_client import multiprocess
+from pydantic import SecretStr
 
 from common.model import QueueName
 from common.parts import FleetStatus, Ports
@@ -214,8 +216,13 @@ def worker_environment(
     child = dict(environment)
     for name, value in settings.model_dump(mode="json").items():
         if value is not None:
-            child[f"BLOOMWEAVER_{name.upper()}"] = str(value)
+            shown = json.dumps(value) if isinstance(value, dict) else str(value)
+            child[f"BLOOMWEAVER_{name.upper()}"] = shown
+    for name, secret in settings:
+        if isinstance(secret, SecretStr):  # dumped as asterisks
+            child[f"BLOOMWEAVER_{name.upper()}"] = secret.get_secret_value()
     child["BLOOMWEAVER_DATA_DIR"] = str(settings.data_dir.absolute())
     child["BLOOMWEAVER_RECEIVER"] = receiver
+    child["BLOOMWEAVER_START_CHECKS"] = "false"  # made when the fleet's own process started
     child["TOKENIZERS_PARALLELISM"] = "false"
     return child

@@ -18,7 +18,7 @@ from common import telemetry
 from common.clock import Clock, system_clock
 from common.model import QueueName
 from common.ports.errors import TransientError
-from common.ports.queue import Delivery, LeaseLostError, Queue
+from common.ports.queue import BatchReceivingQueue, Delivery, LeaseLostError, Queue
 from workers.lease import Lease, LeaseExpiredError
 from workers.outage import Outage, untried
 from workers.outcome import Done, GiveUp, HandlerOutcome, NotBuried, Retry
@@ -35,6 +35,8 @@ LONG_POLL_SECONDS = 20.0
 LONGEST_UNNOTED_SECONDS = 30.0
 """Until a document that is to be given up is tried again, when its row could not say so."""
 LONGEST_QUEUE_PAUSE_SECONDS = 30.0
+PLACES_PATIENCE_SECONDS = 5.0
+"""So long free places wait for others to become free, where a receive costs."""
 HEARTBEATS_PER_VISIBILITY = 3
 
 
@@ -51,6 +53,8 @@ class Consumer:
     max_receives: int
     drain_seconds: float
     isolate_suspects: bool = False
+    on_in_hand: Callable[[int], None] | None = None
+    """Told of every change of how many messages are in hand."""
     clock: Clock = system_clock
     jitter: random.Random = field(default_factory=random.Random)
     _alone: bool = False
@@ -65,16 +69,29 @@ class Consumer:
             await self._fetch(stop)
             await self._drain()
         finally:
-            heartbeat = [self._heartbeat] if self._heartbeat else []
-            await _cancel([*self._in_hand, *heartbeat])
+            await self._let_go()
+
+    async def work(self, deliveries: Sequence[Delivery], *, seconds: float) -> None:
+        """These, received by someone else just now, all at once. Returns when each is settled;
+        after `seconds` what is still in hand is handed back."""
+        try:
+            for delivery in deliveries:
+                self._start(delivery)
+            if self._in_hand:
+                await asyncio.wait(list(self._in_hand), timeout=seconds)
+        finally:
+            await self._let_go()
+
+    async def _let_go(self) -> None:
+        heartbeat = [self._heartbeat] if self._heartbeat else []
+        await _cancel([*self._in_hand, *heartbeat])
 
     async def _fetch(self, stop: asyncio.Event) -> None:
         stopped = asyncio.create_task(stop.wait())
         try:
             while not stop.is_set():
-                free = self._places()
+                free = await self._room(stopped)
                 if free < 1:
-                    await _first_of(stopped, *self._in_hand)
                     continue
                 if rest_seconds := self._outage.rest_seconds(self.jitter):
                     await asyncio.wait([stopped], timeout=rest_seconds)
@@ -87,6 +104,41 @@ class Consumer:
                     self._start(delivery)
         finally:
             await _cancel([stopped])
+
+    @property
+    def in_hand(self) -> int:
+        return len(self._in_hand)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._in_hand.pop(task, None)
+        self._tell_in_hand()
+
+    def _tell_in_hand(self) -> None:
+        if self.on_in_hand:
+            self.on_in_hand(self.in_hand)
+
+    async def _room(self, stopped: asyncio.Task[bool]) -> int:
+        """How many messages to receive now, once that is worth a request; 0 when stopped.
+
+        Where requests cost, a place that became free waits for others, though not for long: what
+        is in hand may take hours.
+        """
+        while self._places() < 1 and not stopped.done():
+            await _first_of(stopped, *self._in_hand)
+        now = asyncio.get_running_loop().time
+        until = now() + PLACES_PATIENCE_SECONDS
+        while self._in_hand and self._places() < self._worthwhile() and now() < until:
+            if stopped.done():
+                return 0
+            await _first_of(stopped, *self._in_hand, timeout_seconds=until - now())
+        return self._places()
+
+    def _worthwhile(self) -> int:
+        """As many as one request brings, but half of the places stay at work."""
+        if not isinstance(self.queue, BatchReceivingQueue):
+            return 1
+        most = 1 if self._alone else self.concurrency
+        return max(1, min(self.queue.worthwhile_receive, most // 2))
 
     def _places(self) -> int:
         """How many messages may be received now. A suspect is worked alone."""
@@ -156,9 +208,10 @@ class Consumer:
             telemetry.QUEUE_AGE_SECONDS.labels(self.name.value).observe(max(age, 0.0))
         task = asyncio.create_task(self._work(delivery, lease))
         self._in_hand[task] = (delivery, lease)
+        self._tell_in_hand()
         if self._heartbeat is None or self._heartbeat.done():
             self._heartbeat = asyncio.create_task(self._beat())
-        task.add_done_callback(lambda done: self._in_hand.pop(done, None))
+        task.add_done_callback(self._ended)
 
     async def _work(self, delivery: Delivery, lease: Lease) -> None:
         wake_up = delivery.wake_up
@@ -298,8 +351,8 @@ class Consumer:
             log.warning("message.not_extended", queue=self.name.value, error=str(error))
 
 
-async def _first_of(*tasks: asyncio.Task[Any]) -> None:
-    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+async def _first_of(*tasks: asyncio.Task[Any], timeout_seconds: float | None = None) -> None:
+    await asyncio.wait(tasks, timeout=timeout_seconds, return_when=asyncio.FIRST_COMPLETED)
 
 
 async def _cancel(tasks: Sequence[asyncio.Task[Any]]) -> None:

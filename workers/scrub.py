@@ -17,7 +17,7 @@ from common.clock import Clock, system_clock
 from common.model import DocumentKey, Row
 from common.ports.blobs import BlobStore
 from common.ports.errors import PermanentError, PortError, TransientError
-from common.ports.index import Index
+from common.ports.index import Index, LaggingIndex
 from common.ports.queue import Queue
 from common.ports.registry import IdListingRegistry, Page, Registry
 from common.scrubbing import (
@@ -32,7 +32,7 @@ from common.scrubbing import (
 from common.transitions import Timers
 from workers.scrub_checks import findings_of
 from workers.scrub_listing import Listing
-from workers.scrub_looks import Looker, Pairs, named
+from workers.scrub_looks import Looker, Pairs, Seen, named
 from workers.scrub_repair import Repairer
 
 log = structlog.get_logger(__name__)
@@ -41,6 +41,8 @@ PAGE_ROWS = 200
 TRIES = 3
 FINDINGS_LOGGED = 100
 """The report has the others."""
+LATE_ROUNDS = 3
+"""How often what an index may only show late is waited for, where the document goes on changing."""
 UNCHECKED_IN_A_ROW = 20
 """So many documents that could not be checked are an outage, which ends the namespace's scrub."""
 
@@ -178,6 +180,10 @@ class NamespaceScrub:
         self._namespace = namespace
         self._listing = Listing()
         self._repairer = Repairer(looks=looks, queue=scrubber.queue)
+        index = scrubber.index
+        self._lag_seconds = index.lag_seconds if isinstance(index, LaggingIndex) else 0.0
+        self._late: list[tuple[Row, Pairs]] = []
+        """Rows as they were when something was missing or left over, and what had been listed."""
 
     async def run(self) -> None:
         self._tally.unchecked_in_a_row = 0
@@ -188,6 +194,7 @@ class NamespaceScrub:
                 await self._check_all(rows)
                 self._tally.tell()
             await self._check_rest()
+            await self._check_late()
         except PortError as error:
             # Without the listing or the rest of the rows nothing can be said of what is left.
             self._unchecked(f"the rest of the namespace: {error}")
@@ -288,11 +295,11 @@ class NamespaceScrub:
         if self._tally.unchecked_in_a_row >= UNCHECKED_IN_A_ROW:
             raise TransientError(f"{UNCHECKED_IN_A_ROW} documents in a row could not be checked")
 
-    async def _check(self, row: Row, listed: Pairs) -> None:
+    async def _check(self, row: Row, listed: Pairs, since: int | None = None) -> None:
         """Whatever happens to one document, the others are still checked."""
-        self._tally.documents += 1
+        self._tally.documents += since is None
         try:
-            await self._judge(row, listed)
+            await self._judge(row, listed, since)
         except PortError as error:
             self._unchecked(str(error), row.key)
         except Exception as error:
@@ -301,8 +308,12 @@ class NamespaceScrub:
         else:
             self._tally.unchecked_in_a_row = 0
 
-    async def _judge(self, row: Row, listed: Pairs) -> None:
+    async def _judge(self, row: Row, listed: Pairs, since: int | None) -> None:
+        """`since`: the row's revision when the same was looked at before."""
         seen = await self._looks.settle(row, listed)
+        if self._lag_seconds and seen.row is not None and _may_be_late(seen, since):
+            self._late.append((seen.row, listed))
+            return
         self._tally.records += seen.records
         self._tally.in_motion += not seen.settled
         if seen.row is None:
@@ -316,6 +327,21 @@ class NamespaceScrub:
             findings = await self._repairer.repair(seen.row, findings, seen.orphans)
         for finding in findings:
             self._tally.add(finding)
+
+    # --- what may only be late ---
+
+    async def _check_late(self) -> None:
+        """What was missing or left over is so only if it still is when the index had its time, and
+        the row did not change meanwhile: what a change wrote or deleted may be late in its turn."""
+        for _ in range(LATE_ROUNDS):
+            if not self._late:
+                return
+            await asyncio.sleep(self._lag_seconds)
+            late, self._late = self._late, []
+            for row, listed in late:
+                fresh = await self._looks.within(self._scrubber.registry.get(row.key))
+                await self._check(fresh or row, listed, since=row.revision)
+        self._tally.in_motion += len(self._late)
 
     # --- what no row took ---
 
@@ -375,6 +401,13 @@ class NamespaceScrub:
                 repairable=False,
             )
         )
+
+
+def _may_be_late(seen: Seen, since: int | None) -> bool:
+    looked_before = seen.row is not None and seen.row.revision == since
+    return not looked_before and (
+        bool(seen.orphans) or any(kind is FindingKind.MISSING for kind, _, _ in seen.faults)
+    )
 
 
 def _orphans(key: DocumentKey, count: int, detail: str = "no row names them") -> Finding:

@@ -15,10 +15,12 @@ from common.model import DocumentKey, QueueName, Row, Status, WakeUp
 from common.ports.blobs import BlobStore
 from common.ports.errors import PortError
 from common.ports.index import Index
-from common.ports.queue import Queue
+from common.ports.queue import AdoptingQueue, Delivery, Queue
 from common.ports.registry import Registry
 from common.transitions import Timers, may_forget, postpone_sweep
 from workers.collect import collect
+from workers.notes import RegistryNote
+from workers.outcome import GiveUp
 from workers.unforeseen import tell
 
 log = structlog.get_logger(__name__)
@@ -28,6 +30,10 @@ PAGE_ROWS = 1000
 BLOBS_PER_DELETE = 500
 SENT_WITHIN_SECONDS = 30.0
 """A wake-up is sent at most so long after its row was written."""
+UNTOLD_AGE_SECONDS = 3600.0
+"""What the oldest of the waiting messages is taken for, where the queue cannot tell."""
+ADOPT_INTERVAL_SECONDS = 60.0
+ADOPTED_PER_PASS = 100
 
 
 _BEFORE_APPLIED = (QueueName.CHANGE, QueueName.CREATE, QueueName.UPDATE)
@@ -51,9 +57,13 @@ class Sweeper:
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop` is set. An unreachable port is tried again at the next pass."""
         blobs_at = self.clock() + self.blob_interval_seconds
+        adopt_at = self.clock()
         while not stop.is_set():
             try:
                 await self.sweep_rows()
+                if self.clock() >= adopt_at:
+                    adopt_at = self.clock() + ADOPT_INTERVAL_SECONDS
+                    await self.adopt_letters()
                 if self.clock() >= blobs_at:
                     blobs_at = self.clock() + self.blob_interval_seconds
                     await self.sweep_blobs()
@@ -92,12 +102,35 @@ class Sweeper:
             later = self.clock() + self.timers.stale_after_seconds
             await self.registry.put_if(replace(row, sweep_at=later))
 
+    async def adopt_letters(self) -> int:
+        """Mark the documents FAILED whose messages the queue's service gave up; how many.
+
+        The row first, the letter's reason second: a death between them repeats both.
+        """
+        if not isinstance(self.queue, AdoptingQueue):
+            return 0
+        note = RegistryNote(
+            registry=self.registry, queue=self.queue, timers=self.timers, clock=self.clock
+        )
+        letters = await self.queue.adopt(limit=ADOPTED_PER_PASS)
+        for letter in letters:
+            reason = (
+                f"received {letter.receive_count} times and never settled: its worker died or "
+                "lost its lease each time"
+            )
+            await note(letter, GiveUp(reason))
+            await self.queue.explain(letter, reason)
+            telemetry.SWEPT.labels("adopted").inc()
+            log.error("message.dead_lettered", **_named(letter), reason=reason)
+        return len(letters)
+
     async def _backlog_since(self, now: float) -> dict[QueueName, float]:
         """When the oldest message still waiting was sent: the queue has not come to later ones."""
         since = {}
         for queue in QueueName:
             depth = await self.queue.depth(queue)
-            since[queue] = now - depth.oldest_age_seconds if depth.waiting else now
+            age = depth.oldest_age_seconds if depth.tells_age else UNTOLD_AGE_SECONDS
+            since[queue] = now - age if depth.waiting else now
         return since
 
     async def _sweep_row(self, row: Row, since: dict[QueueName, float]) -> None:
@@ -164,6 +197,14 @@ class Sweeper:
                 cursor = page.cursor
                 if cursor is None:
                     break
+
+
+def _named(letter: Delivery) -> dict[str, str]:
+    return {
+        "queue": letter.queue.value,
+        "namespace": letter.wake_up.namespace,
+        "document": letter.wake_up.document_id,
+    }
 
 
 def _is_stale(row: Row, now: float, timers: Timers) -> bool:

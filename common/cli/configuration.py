@@ -7,10 +7,11 @@ from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import PydanticUndefined
+from pydantic_settings import SettingsError
 
 from common.cli.output import Output
 from common.cli.problems import JSON, ExitCode, WrongUsageError
-from common.settings import Settings
+from common.settings import Settings, mistakes_in
 
 
 def load_settings(overrides: Mapping[str, Any]) -> Settings:
@@ -18,12 +19,8 @@ def load_settings(overrides: Mapping[str, Any]) -> Settings:
     given = {name: value for name, value in overrides.items() if value is not None}
     try:
         return Settings(**given)
-    except ValidationError as error:
-        mistakes = [
-            f"{variable('.'.join(map(str, e['loc'])))}: {e['msg']}, not {e['input']!r}"
-            for e in error.errors()
-        ]
-        raise WrongUsageError("; ".join(mistakes)) from None
+    except (ValidationError, SettingsError) as error:
+        raise WrongUsageError(mistakes_in(error)) from None
 
 
 def variable(name: str) -> str:

@@ -346,6 +346,54 @@ app.add_typer(dlq.app, name="dlq", rich_help_panel=CLIENT)
 
 
 @app.command(rich_help_panel=ABOUT)
+def doctor(
+    *,
+    timeout: Annotated[
+        float | None,
+        typer.Option(min=0.1, metavar="SECONDS", show_default=False, help="For each; else 10."),
+    ] = None,
+    data_dir: options.DataDir = None,
+    as_json: options.Json = False,
+) -> None:
+    """Try out everything the settings name, and say in a line each what is wrong.
+
+    Makes a real call to queue, registry, blobs, index and whatever else is configured, embeds a
+    sentence, and looks at the data folder, the disk, the clock and the webhook. It changes nothing.
+
+    Exit code 0 when nothing is wrong (notes are marked with !), 1 otherwise, 2 when the settings
+    themselves cannot be read.
+
+    **Example:** `BLOOMWEAVER_QUEUE_URL=sqs: bloomweaver doctor`
+    """
+    from common.cli.doctor import doctor_command
+
+    out = Output(as_json=as_json)
+    run(lambda: doctor_command(data_dir, timeout, out))
+
+
+@app.command(rich_help_panel=SERVICE)
+def profile(
+    variant: Annotated[
+        str | None,
+        typer.Option(show_default=False, help="One of BLOOMWEAVER_EMBEDDING_VARIANTS."),
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Print the configured model's profile, for processes that never embed.
+
+    A webhook that only accepts, and the consumers, need to know which vectors a namespace holds
+    and not the model. Set their BLOOMWEAVER_EMBEDDER_URL to what this prints; searching, in such a
+    process, says that it has no model.
+
+    **Example:** `export BLOOMWEAVER_EMBEDDER_URL="$(bloomweaver profile)"`
+    """
+    from common.cli.profile import profile_command
+
+    out = Output(as_json=as_json)
+    run_plain(lambda: profile_command(variant, out))
+
+
+@app.command(rich_help_panel=ABOUT)
 def settings(as_json: options.Json = False) -> None:
     """List every setting: its variable, value, default and what it is for.
 

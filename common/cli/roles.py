@@ -47,12 +47,29 @@ class Device(StrEnum):
 
 class WorkerKind(StrEnum):
     EMBED = "embed"
+    SERVE = "serve"
     CREATE = "create"
     UPDATE = "update"
     DELETE = "delete"
+    APPLY = "apply"
+    SWEEP = "sweep"
+    SCRUB = "scrub"
+    INTAKE = "intake"
 
 
-APPLIES = {WorkerKind.CREATE, WorkerKind.UPDATE, WorkerKind.DELETE}
+OF_THE_INDEX = {
+    WorkerKind.CREATE: "the create consumer",
+    WorkerKind.UPDATE: "the update consumer",
+    WorkerKind.DELETE: "the delete consumer",
+    WorkerKind.APPLY: "the create, update and delete consumers",
+    WorkerKind.SWEEP: "the sweeper",
+    WorkerKind.SCRUB: "the scrub",
+}
+"""The workers that need the index, in words."""
+ROLE_NAMES = {WorkerKind.SCRUB: "periodic-scrub"}
+"""Where the role's entry point is not called as the kind."""
+SERVE_OPTIONS = {"serve_host": "--host", "serve_port": "--port", "serve_queue": "--queue"}
+"""By the setting that each is."""
 
 Host = Annotated[str | None, typer.Option(show_default=False, help="Address to listen on.")]
 Port = Annotated[int | None, typer.Option(show_default=False, help="0 picks a free one.")]
@@ -97,22 +114,51 @@ def webhook(
 
 def worker(
     kind: Annotated[WorkerKind, typer.Argument(help="What it works on.")],
+    *,
     data_dir: options.DataDir = None,
     device: Annotated[
         Device | None,
         typer.Option(show_default=False, help="Where embed runs its model: cpu, cuda or auto."),
+    ] = None,
+    variant: Annotated[
+        str | None,
+        typer.Option(
+            show_default=False, help="Which of BLOOMWEAVER_EMBEDDING_VARIANTS embed works."
+        ),
+    ] = None,
+    host: Annotated[
+        str | None, typer.Option(show_default=False, help="Address serve listens on.")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(show_default=False, help="Port of serve; 0 picks a free one.")
+    ] = None,
+    queue: Annotated[
+        bool | None,
+        typer.Option(
+            "--queue/--no-queue", show_default=False, help="Whether serve embeds documents too."
+        ),
     ] = None,
     log_format: Format = None,
     log_level: Level = None,
 ) -> None:
     """Start one worker by itself, until Ctrl-C or SIGTERM.
 
-    embed chunks and embeds documents; create, update and delete write to the index. On one
-    machine `bloomweaver up` runs them all.
+    embed chunks and embeds documents; serve does so too, and answers POST /v1/embeddings in
+    OpenAI's shape with the same model. create, update and delete write to the index; apply is the
+    three of them in one process. sweep wakes documents that stay behind and removes garbage; scrub
+    compares index, registry and packs every BLOOMWEAVER_SCRUB_INTERVAL_SECONDS and reports. intake
+    takes in the files of BLOOMWEAVER_LANDING_URL, which `up` does not. On one
+    machine `bloomweaver up` runs them all but serve; by themselves those that write to the index
+    need one that is a server (BLOOMWEAVER_INDEX_URL). Any number of each may run, except that one
+    scrub is enough.
+
+    Exit code 0 after a drain, 1 when something failed, 2 when the settings are wrong, 3 when a
+    service did not answer at the start.
 
     **Example:** `bloomweaver worker embed --data-dir ./data`
     """
-    overrides = _overrides(data_dir, log_format, log_level)
+    overrides = {**_overrides(data_dir, log_format, log_level), "embedding_variant": variant}
+    overrides |= {"serve_host": host, "serve_port": port, "serve_queue": queue}
     run_plain(lambda: run_worker(kind, overrides, device))
 
 
@@ -136,16 +182,25 @@ def run_worker(kind: WorkerKind, overrides: dict[str, Any], device: Device | Non
     from common.cli.configuration import load_settings
 
     if device:
-        if kind is not WorkerKind.EMBED:
-            raise WrongUsageError(f"--device is for `worker embed`; the {kind} worker has no model")
+        _refuse_without_model("--device", kind)
         overrides = {**overrides, "device": device.value}
+    if overrides.get("embedding_variant"):
+        _refuse_without_model("--variant", kind)
+    given = [name for name in SERVE_OPTIONS if overrides.get(name) is not None]
+    if given and kind is not WorkerKind.SERVE:
+        raise WrongUsageError(f"{SERVE_OPTIONS[given[0]]} is for `worker serve`")
     index_url = load_settings(overrides).index_url
-    if kind in APPLIES and index_url.startswith(EMBEDDED_INDEX):
+    if kind in OF_THE_INDEX and index_url.startswith(EMBEDDED_INDEX):
         raise WrongUsageError(
             f"the embedded index ({index_url}) lives in one process, which is `bloomweaver up`, "
-            f"and that process runs the {kind} consumer"
+            f"and that process runs {OF_THE_INDEX[kind]}"
         )
-    return run_role(kind.value, overrides)
+    return run_role(ROLE_NAMES.get(kind, kind.value), overrides)
+
+
+def _refuse_without_model(option: str, kind: WorkerKind) -> None:
+    if kind not in (WorkerKind.EMBED, WorkerKind.SERVE):
+        raise WrongUsageError(f"{option} is for `worker embed`; the {kind} worker has no model")
 
 
 def run_role(name: str, overrides: dict[str, Any]) -> int:

@@ -20,6 +20,7 @@ class BlobInfo:
     key: str
     size_bytes: int
     modified_at: float
+    """When it was last put, at the latest: where a store's clock is coarse, a little later."""
 
 
 class BlobStore(Protocol):
@@ -44,7 +45,8 @@ class BlobStore(Protocol):
     async def delete_if_older(self, keys: Sequence[str], *, before: float) -> int:
         """Delete those last put before `before` (seconds since the epoch); how many.
 
-        A put that runs meanwhile is never undone: its bytes are there when both are over.
+        A put that runs meanwhile is never undone: its bytes are there when both are over. A store
+        that cannot promise this deletes nothing, and says so in its log and its check.
         """
 
     def list(self, prefix: str) -> AsyncIterator[BlobInfo]:

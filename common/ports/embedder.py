@@ -14,6 +14,7 @@ __all__ = [
     "CalibratingEmbedder",
     "Embedder",
     "ModelUnavailableError",
+    "NoModelError",
     "Passage",
     "TokenIds",
     "Tokenizer",
@@ -25,6 +26,10 @@ TokenIds = array  # of int ("i"): a text's ids in the model's vocabulary, no spe
 
 class ModelUnavailableError(PermanentError):
     """The model cannot be loaded; the message says what to install or set."""
+
+
+class NoModelError(ModelUnavailableError):
+    """This process was given a model's profile, not the model: it accepts, and embeds nothing."""
 
 
 @dataclass(frozen=True, slots=True)

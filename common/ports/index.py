@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from common.model import Match, Record, Vector
 from common.ports.errors import PermanentError, TransientError
@@ -17,6 +17,7 @@ __all__ = [
     "FreshnessToken",
     "Index",
     "IndexUnavailableError",
+    "LaggingIndex",
     "MetadataFilter",
     "TransientError",
 ]
@@ -59,7 +60,9 @@ Comparison = FieldFilter
 
 
 class Index(Protocol):
-    """Vectors have the dimension the namespace was first written with; the metric is cosine.
+    """Vectors have the dimension the namespace was first written with, or that of the whole index
+    where a service has one for all namespaces; the metric is cosine. Reads may lag writes; only
+    `wait_visible` tells when queries show one.
 
     Raises TransientError when out of reach, DimensionMismatchError, IndexUnavailableError.
     """
@@ -99,3 +102,12 @@ class Index(Protocol):
     async def namespaces(self) -> list[str]: ...
 
     async def close(self) -> None: ...
+
+
+@runtime_checkable
+class LaggingIndex(Protocol):
+    """An index whose fetches and listings may lag writes and deletes."""
+
+    @property
+    def lag_seconds(self) -> float:
+        """By so much at most, as far as anybody knows: after it a scrub believes what it sees."""

@@ -1,18 +1,27 @@
-"""The queue port: at-least-once delivery with visibility timeouts, as SQS defines it."""
+"""The queue port: at-least-once delivery with visibility timeouts, as SQS defines it.
+
+Promised: a message that was sent is delivered until it is acknowledged or dead-lettered; while its
+lease lasts nobody else gets it, save for the rare duplicate of a queue of many machines; its id
+stays, whatever happens to it. Not promised: any order (an embedded queue keeps the one in which
+messages became deliverable); delays and timeouts of less than a second (they may be rounded up).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from common.model import QueueName, WakeUp
 from common.ports.errors import PortError, TransientError
 
 __all__ = [
+    "AdoptingQueue",
+    "BatchReceivingQueue",
     "DeadLetter",
     "Delivery",
     "Depth",
+    "HandedQueue",
     "LeaseLostError",
     "Queue",
     "ReclaimingQueue",
@@ -40,13 +49,22 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Depth:
-    """waiting: deliverable now; in_flight: leased; delayed: waiting for their time."""
+    """waiting: deliverable now; in_flight: leased; delayed: waiting for their time.
+
+    What is to be tried again later is delayed, or in flight where the queue cannot tell (SQS).
+    """
 
     waiting: int
     in_flight: int
     delayed: int
     oldest_age_seconds: float
-    """Age of the oldest message that is waiting or delayed; 0.0 when there is none."""
+    """Age of the oldest message that is waiting or delayed; 0.0 when there is none, or when the
+    queue cannot tell (SQS)."""
+
+    @property
+    def tells_age(self) -> bool:
+        """Whether `oldest_age_seconds` says anything about those that wait."""
+        return self.waiting == 0 or self.oldest_age_seconds > 0.0
 
     @property
     def backlog(self) -> int:
@@ -80,8 +98,9 @@ class Queue(Protocol):
     ) -> list[Delivery]:
         """Up to `limit` messages, hidden from others for `visibility_seconds`.
 
-        Waits up to `wait_seconds` for the first one (long polling); [] when none came.
-        Cancelling it may leave messages leased until their visibility timeout.
+        Waits up to `wait_seconds` for the first one (long polling); [] when none came. What can
+        be had at once may be fewer than there are.
+        Cancelling it gives back what arrives after, or leaves it leased until its timeout.
         """
 
     async def extend(self, delivery: Delivery, visibility_seconds: float) -> None:
@@ -96,24 +115,30 @@ class Queue(Protocol):
     async def release(self, delivery: Delivery, delay_seconds: float = 0.0) -> None:
         """Hand a message back for no fault of its own: not counted, where the queue can.
 
-        Deliverable after the delay; without one it takes its old place in line. Raises
-        LeaseLostError.
+        Deliverable after the delay; without one it takes its old place in line, where the queue
+        has such places. A delay may be cut to 15 minutes. Raises LeaseLostError.
         """
 
     async def dead_letter(self, delivery: Delivery, reason: str) -> None:
         """Move the message to the dead-letter queue. Raises LeaseLostError."""
 
-    async def depth(self, queue: QueueName) -> Depth: ...
+    async def depth(self, queue: QueueName) -> Depth:
+        """Where many machines make the queue: approximate, and up to a second old."""
 
     async def dead_letters(self, *, limit: int, after: str | None = None) -> list[DeadLetter]:
-        """In order of message id, those after `after`."""
+        """In order of message id, those after `after`.
+
+        A queue without a peek shows a bounded part (SQS: 1,000), and hides from others what it
+        looks at while it does.
+        """
 
     async def dead_letter_count(self) -> int: ...
 
     async def redrive(self, message_ids: Sequence[str]) -> int:
         """Send dead letters to the queue they came from, receive count 0; how many moved.
 
-        An unknown id is passed over: it was redriven by someone else.
+        An unknown id is passed over: it was redriven by someone else. So may be one that another
+        process is looking at.
         """
 
     async def discard(self, message_ids: Sequence[str]) -> int:
@@ -135,6 +160,30 @@ class WatchableQueue(Protocol):
 
 
 @runtime_checkable
+class BatchReceivingQueue(Protocol):
+    """A queue that bills by the request, so that it is not asked for single messages."""
+
+    @property
+    def worthwhile_receive(self) -> int:
+        """As many messages as one request brings."""
+
+
+@runtime_checkable
+class AdoptingQueue(Protocol):
+    """A queue whose service moves messages to the dead letters by itself, without telling."""
+
+    async def adopt(self, *, limit: int) -> list[Delivery]:
+        """Dead letters that were moved so: hidden from other lookers for a minute.
+
+        `queue` is where they came from. Each has to be noted and then explained; one that is not
+        is found again. Cheap enough to be called once a minute.
+        """
+
+    async def explain(self, delivery: Delivery, reason: str) -> None:
+        """Give an adopted letter its reason. Raises LeaseLostError when the minute is over."""
+
+
+@runtime_checkable
 class ReclaimingQueue(Protocol):
     """A queue whose receivers run on this machine, so that a dead one's leases can be freed."""
 
@@ -145,3 +194,18 @@ class ReclaimingQueue(Protocol):
         message is refunded CRASHES_REFUNDED times at most, since it may have been after all.
         Returns how many were freed.
         """
+
+
+@runtime_checkable
+class HandedQueue(Queue, Protocol):
+    """A queue whose messages another client may receive and remove: an event source mapping."""
+
+    def delivered(self, queue: QueueName, message: Mapping[str, Any], *, until: float) -> Delivery:
+        """Take a message in hand that another client received, in the form of its service.
+
+        `until`: the loop's time at which its visibility timeout ends at the earliest. Raises
+        PermanentError for what is no wake-up.
+        """
+
+    def forget(self, delivery: Delivery) -> None:
+        """It is done, and removed by who received it."""

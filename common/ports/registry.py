@@ -6,10 +6,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
-from common.model import DocumentKey, EmbeddingProfile, Event, Row, Status
+from common.model import Desired, DocumentKey, EmbeddingProfile, Event, Row, Status
 from common.ports.errors import TransientError
 
-__all__ = ["KEPT_EVENTS", "History", "NamespaceCounts", "Page", "Registry", "TransientError"]
+__all__ = [
+    "KEPT_EVENTS",
+    "AcceptingRegistry",
+    "Found",
+    "History",
+    "IdListingRegistry",
+    "NamespaceCounts",
+    "Page",
+    "Registry",
+    "TransientError",
+]
 
 KEPT_EVENTS = 2000
 """At least so many of a document's newest events are kept, and at most twice as many."""
@@ -38,6 +48,29 @@ class IdListingRegistry(Protocol):
 
     async def document_ids(self, namespace: str, *, after: str, limit: int) -> list[str]:
         """Ids greater than `after`, in their order; "" begins with the first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A change that was not accepted unread, and the row as it is (None: there is none)."""
+
+    row: Row | None
+
+
+@runtime_checkable
+class AcceptingRegistry(Protocol):
+    """A registry that can accept a change in one write, without reading the row first."""
+
+    async def accept_blind(
+        self, key: DocumentKey, change: Desired, *, now: float, stale_after_seconds: float
+    ) -> int | Found:
+        """The new version, once it is stored as durably as `put_if` does it; or nothing is stored.
+
+        It accepts only where `common.transitions.accept` answers ACCEPTED, and the row is then what
+        that function makes of it, history included; `sweep_at` may be earlier. It may leave any
+        change to the caller, who goes on with `Found.row` as if it had been read. `change` must not
+        keep anything of the version before; its `version` is ignored.
+        """
 
 
 @dataclass(frozen=True, slots=True)

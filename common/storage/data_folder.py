@@ -11,7 +11,14 @@ from pathlib import Path
 
 from common.ports.errors import PermanentError
 
-__all__ = ["FORMAT_VERSION", "MIGRATIONS", "DataFolder", "DataFolderError", "Migration"]
+__all__ = [
+    "FORMAT_VERSION",
+    "MIGRATIONS",
+    "DataFolder",
+    "DataFolderError",
+    "DataFolderInUseError",
+    "Migration",
+]
 
 FORMAT_VERSION = 1
 
@@ -30,6 +37,10 @@ _NOT_CONTENT = frozenset({_NEW_FORMAT_FILE, "lost+found", ".DS_Store"})
 
 class DataFolderError(PermanentError):
     """The folder cannot be used; the message says why and what to do."""
+
+
+class DataFolderInUseError(DataFolderError):
+    """Another process owns it."""
 
 
 class DataFolder:
@@ -106,7 +117,7 @@ class DataFolder:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             holder = os.pread(descriptor, 32, 0).decode("ascii", "replace") or "unknown"
-            raise DataFolderError(
+            raise DataFolderInUseError(
                 f"{self.path} is in use by process {holder}: "
                 "stop that one first, or set BLOOMWEAVER_DATA_DIR to another folder"
             ) from error

@@ -5,8 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 import time
-from array import array
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,11 @@ from common.adapters.queue.sqlite import SqliteQueue
 from common.adapters.registry.sqlite import SqliteRegistry
 from common.chunking.tokenizer import ModelTokenizer
 from common.extraction.content_types import guess_content_type
-from common.model import Match, QueueName, Row, Status, expand
+from common.model import QueueName, Record, Row, Status, expand
+from common.ports.blobs import BlobStore
+from common.ports.index import Index
+from common.ports.queue import Queue
+from common.ports.registry import Registry
 from common.storage.data_folder import DataFolder
 from common.transitions import Timers
 from workers.embed import make_chunks, sizes_for
@@ -47,39 +51,54 @@ def alive(feed: Path) -> dict[str, str]:
     return left
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stores:
+    """What an installation leaves behind, opened by the test."""
+
+    queue: Queue
+    registry: Registry
+    blobs: BlobStore
+    index: Index
+
+
 async def assert_true_to(expected: dict[str, str], data_dir: Path) -> int:
     """Opens the data folder of a stopped service. Returns the number of chunks compared."""
     folder = DataFolder(data_dir)
-    registry = SqliteRegistry(folder.registry_path)
-    index = QdrantEdgeIndex(folder.index_path)
-    queue = SqliteQueue(folder, receiver="test")
-    blobs = FolderBlobStore(folder.blobs_path)
+    stores = Stores(
+        queue=SqliteQueue(folder, receiver="test"),
+        registry=SqliteRegistry(folder.registry_path),
+        blobs=FolderBlobStore(folder.blobs_path),
+        index=QdrantEdgeIndex(folder.index_path),
+    )
     try:
-        await _sweep(registry, queue, blobs, index)
-        await _assert_scrub_finds_nothing(registry, queue, blobs, index)
-        rows = await _rows(registry)
-        _assert_registry_says(rows, expected)
-        records = await _records(index)
-        _assert_index_holds(records, rows, expected)
-        for name in QueueName:
-            assert (await queue.depth(name)).backlog == 0, f"messages left on {name}"
-        assert await queue.dead_letter_count() == 0
-        return len(records)
+        return await assert_stores_true_to(expected, stores)
     finally:
-        for adapter in (queue, registry, index, blobs):
+        for adapter in (stores.queue, stores.registry, stores.index, stores.blobs):
             await adapter.close()
 
 
-async def _sweep(
-    registry: SqliteRegistry, queue: SqliteQueue, blobs: FolderBlobStore, index: QdrantEdgeIndex
-) -> None:
+async def assert_stores_true_to(expected: dict[str, str], stores: Stores) -> int:
+    """Nobody may be working on the stores. Returns the number of chunks compared."""
+    await _sweep(stores)
+    await _assert_scrub_finds_nothing(stores)
+    rows = await _rows(stores.registry)
+    _assert_registry_says(rows, expected)
+    records = await _records(stores.index)
+    _assert_index_holds(records, rows, expected)
+    for name in QueueName:
+        assert (await stores.queue.depth(name)).backlog == 0, f"messages left on {name}"
+    assert await stores.queue.dead_letter_count() == 0
+    return len(records)
+
+
+async def _sweep(stores: Stores) -> None:
     """What the sweeper does an hour later, when the leases of killed attempts have run out."""
     for hours in (1, 2):
         sweeper = Sweeper(
-            registry=registry,
-            queue=queue,
-            blobs=blobs,
-            index=index,
+            registry=stores.registry,
+            queue=stores.queue,
+            blobs=stores.blobs,
+            index=stores.index,
             timers=Timers(),
             interval_seconds=1,
             blob_interval_seconds=1,
@@ -89,14 +108,12 @@ async def _sweep(
         await sweeper.sweep_rows()
 
 
-async def _assert_scrub_finds_nothing(
-    registry: SqliteRegistry, queue: SqliteQueue, blobs: FolderBlobStore, index: QdrantEdgeIndex
-) -> None:
+async def _assert_scrub_finds_nothing(stores: Stores) -> None:
     scrubber = Scrubber(
-        registry=registry,
-        blobs=blobs,
-        index=index,
-        queue=queue,
+        registry=stores.registry,
+        blobs=stores.blobs,
+        index=stores.index,
+        queue=stores.queue,
         timers=Timers(),
         clock=partial(_later, 2),
     )
@@ -109,10 +126,15 @@ def _later(hours: int) -> float:
     return time.time() + hours * 3600
 
 
-async def _rows(registry: SqliteRegistry) -> dict[str, Row]:
-    page = await registry.scan(NAMESPACE, limit=100_000)
-    assert page.cursor is None
-    return {row.key.document_id: row for row in page.rows}
+async def _rows(registry: Registry) -> dict[str, Row]:
+    rows: dict[str, Row] = {}
+    cursor: str | None = None
+    while True:
+        page = await registry.scan(NAMESPACE, cursor=cursor, limit=1000)
+        rows |= {row.key.document_id: row for row in page.rows}
+        cursor = page.cursor
+        if cursor is None:
+            return rows
 
 
 def _assert_registry_says(rows: dict[str, Row], expected: dict[str, str]) -> None:
@@ -128,17 +150,15 @@ def _assert_registry_says(rows: dict[str, Row], expected: dict[str, str]) -> Non
             assert row.applied.manifest == (), f"deleted {name} still shows records"
 
 
-async def _records(index: QdrantEdgeIndex) -> dict[str, Match]:
-    """Every record: an exact search that asks for more than there are."""
-    count = await index.count(NAMESPACE)
-    probe = array("f", [1.0] * 384)
-    found = await index.query(NAMESPACE, probe, top_k=count + 10)
-    assert len(found) == count
-    return {match.id: match for match in found}
+async def _records(index: Index) -> dict[str, Record]:
+    ids = [record_id async for record_id in index.list_ids(NAMESPACE)]
+    found = {record.id: record for record in await index.fetch(NAMESPACE, ids)}
+    assert len(ids) == len(found) == await index.count(NAMESPACE)
+    return found
 
 
 def _assert_index_holds(
-    records: dict[str, Match], rows: dict[str, Row], expected: dict[str, str]
+    records: dict[str, Record], rows: dict[str, Row], expected: dict[str, str]
 ) -> None:
     (model,) = PACKAGED_MODELS.values()
     counter = ModelTokenizer(tokenizer_path(model))

@@ -20,7 +20,7 @@ from common.storage.data_folder import DataFolder
 
 COMMANDS = (
     "up", "webhook", "worker", "push", "watch", "replay", "search", "status", "dlq", "settings",
-    "demo", "scrub", "optimize",
+    "demo", "scrub", "optimize", "profile",
 )  # fmt: skip
 HEAVY = {"onnxruntime", "fastembed", "prometheus_client", "qdrant_edge", "numpy", "pypdf"}
 

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
+from common.blob_keys import segments_of
 from common.clock import Clock, system_clock
 from common.ports.blobs import BlobInfo, BlobNotFoundError
 from common.ports.errors import PermanentError, PortError, TransientError
@@ -31,7 +32,6 @@ _PUT_ATTEMPTS = 20
 _LIST_BATCH = 512
 _LEFTOVER_SECONDS = 86400.0
 _TEMPORARY_FOLDER = ".tmp"
-_MAX_SEGMENT_BYTES = 255
 _KNOWN_FOLDERS_LIMIT = 10_000
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _REFUSED = frozenset(
@@ -93,9 +93,11 @@ class FolderBlobStore:
             return await loop.run_in_executor(self._threads, lambda: function(*args, **kwargs))
 
     def _path(self, key: str) -> Path:
-        segments = key.split("/")
-        if not all(map(_is_plain, segments)) or segments[0] == _TEMPORARY_FOLDER:
-            raise ValueError(f"{key!r} is not a blob key: segments of printable ASCII joined by /")
+        segments = segments_of(key)
+        if segments[0] == _TEMPORARY_FOLDER:
+            raise ValueError(
+                f"{key!r} is not a blob key: {_TEMPORARY_FOLDER} holds what is unfinished"
+            )
         return self._root.joinpath(*segments)
 
     def _put(self, path: Path, data: bytes) -> bool:
@@ -208,16 +210,6 @@ class FolderBlobStore:
             with contextlib.suppress(FileNotFoundError):
                 if path.stat().st_mtime < before:
                     path.unlink()
-
-
-def _is_plain(segment: str) -> bool:
-    return (
-        0 < len(segment) <= _MAX_SEGMENT_BYTES
-        and segment not in (".", "..")
-        and segment.isascii()
-        and segment.isprintable()
-        and "\\" not in segment
-    )
 
 
 def _holds(path: Path, data: bytes) -> bool:

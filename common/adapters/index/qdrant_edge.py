@@ -43,6 +43,7 @@ from typing import Final, TypeVar
 
 import structlog
 
+from common.adapters.index.dimensions import common_dimension, mismatch
 from common.adapters.index.qdrant_edge_filters import condition, prefix_filter
 from common.adapters.index.qdrant_edge_merge import Build, ChildBuild
 from common.adapters.index.qdrant_edge_namespace import (
@@ -54,15 +55,7 @@ from common.adapters.index.qdrant_edge_namespace import (
     read_description,
     remove,
 )
-from common.adapters.index.qdrant_edge_records import (
-    common_dimension,
-    match,
-    mismatch,
-    payload_of,
-    point,
-    point_id,
-    record,
-)
+from common.adapters.index.qdrant_edge_records import match, payload_of, point, record
 from common.adapters.index.qdrant_edge_shard import (
     RESERVE_BYTES,
     Shard,
@@ -70,6 +63,7 @@ from common.adapters.index.qdrant_edge_shard import (
     require_room,
     translated,
 )
+from common.adapters.index.qdrant_payload import point_id
 from common.identity import namespace_key
 from common.model import Match, Record, Vector
 from common.ports.errors import PortError

@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 import qdrant_edge as qdrant
 
-from common.adapters.index.qdrant_edge_records import stored_name
+from common.adapters.index.qdrant_payload import metadata_path
 from common.identity import DOCUMENT_KEY_LENGTH
 from common.ports.errors import PermanentError
 from common.ports.index import FieldFilter, Filter, MetadataFilter
@@ -48,7 +48,7 @@ def _any_of(conditions: list[Condition]) -> qdrant.Filter:
 
 
 def _field_condition(where: FieldFilter) -> Condition:
-    key = f'metadata."{stored_name(where.field)}"'
+    key = metadata_path(where.field)
     value = where.value
     if where.op in {"eq", "ne"}:
         equal = _equals(key, value)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import re
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -12,6 +11,7 @@ from typing import Any
 
 import structlog
 
+from common.adapters.registry.document_order import cursor_of, document_id_of, end_of_prefix
 from common.bounded_map import BoundedMap
 from common.model import DocumentKey, EmbeddingProfile, Event, EventKind, Row, Status
 from common.ports.registry import KEPT_EVENTS, History, NamespaceCounts, Page
@@ -34,13 +34,9 @@ _KEYS_PER_QUERY = 500
 _ROWS_KEPT, _ROW_BYTES_KEPT = 8192, 32 * 1024 * 1024
 _VALUE_PER_BODY = 4
 """Bytes that a row and its JSON take for each character of the JSON."""
-_CURSOR_MARK = b"after:"
 _LAST_INTEGER = 2**63 - 1
 _WRITES_PER_DROP = 50
 _EVENT_CURSOR = re.compile(r"([0-9]{1,18})\.([0-9]{1,18})")
-_LAST_CODE_POINT = "\U0010ffff"
-_LAST_BEFORE_SURROGATES = "\ud7ff"
-_FIRST_AFTER_SURROGATES = "\ue000"
 
 # Text is compared as UTF-8 bytes (SQLite's BINARY), which is the order of code points.
 _SCHEMA = (
@@ -186,12 +182,12 @@ class SqliteRegistry:
         limit: int = 100,
     ) -> Page:
         """Raises ValueError for a cursor that no earlier page gave."""
-        after = None if cursor is None else _document_id_of(cursor)
+        after = None if cursor is None else document_id_of(cursor)
         query = _scan_query(namespace, status, prefix, after, limit + 1)
         found = await self._database.read(lambda db: db.execute(*query).fetchall())
         rows = [row_from_json(body) for (body,) in found[:limit]]
         more = len(found) > limit
-        return Page(rows, _cursor_of(rows[-1].key.document_id) if more else None)
+        return Page(rows, cursor_of(rows[-1].key.document_id) if more else None)
 
     async def document_ids(self, namespace: str, *, after: str, limit: int) -> list[str]:
         found = await self._database.read(
@@ -283,7 +279,7 @@ def _scan_query(
     if status is not None:
         conditions.append("status = ?")
         values.append(status.value)
-    if (end := _end_of_prefix(prefix)) is not None:
+    if (end := end_of_prefix(prefix)) is not None:
         conditions.append("document_id < ?")
         values.append(end)
     if after is not None:
@@ -292,30 +288,6 @@ def _scan_query(
     where = " AND ".join(conditions)
     query = f"SELECT body FROM rows WHERE {where} ORDER BY document_id LIMIT ?"  # noqa: S608 - the conditions are those above
     return query, [*values, limit]
-
-
-def _end_of_prefix(prefix: str) -> str | None:
-    """The first text after all those that begin with `prefix`; None: nothing comes after them."""
-    stem = prefix.rstrip(_LAST_CODE_POINT)
-    if not stem:
-        return None
-    last = stem[-1]
-    following = _FIRST_AFTER_SURROGATES if last == _LAST_BEFORE_SURROGATES else chr(ord(last) + 1)
-    return stem[:-1] + following
-
-
-def _cursor_of(document_id: str) -> str:
-    return base64.urlsafe_b64encode(_CURSOR_MARK + document_id.encode()).decode("ascii")
-
-
-def _document_id_of(cursor: str) -> str:
-    try:
-        data = base64.b64decode(cursor, altchars=b"-_", validate=True)
-        if data.startswith(_CURSOR_MARK):
-            return data.removeprefix(_CURSOR_MARK).decode()
-    except ValueError as error:
-        raise ValueError(f"{cursor!r} is not a cursor that an earlier page gave") from error
-    raise ValueError(f"{cursor!r} is not a cursor that an earlier page gave")
 
 
 def _event_of(at: float, kind: str, version: int, detail: str) -> Event:

@@ -27,16 +27,20 @@ class System(Protocol):
     def close(self) -> None: ...
 
 
-class CountingClient(QdrantClient):  # type: ignore[misc]
+class CountingClient(QdrantClient):
     """A local Qdrant that counts the points written to it."""
 
     written = 0
 
-    def upsert(self, collection_name: str, points: Any, **options: Any) -> Any:
+    def upsert(  # type: ignore[override]
+        self, collection_name: str, points: Any, **options: Any
+    ) -> Any:
         self.written += _count(points)
         return super().upsert(collection_name, points, **options)
 
-    def upload_points(self, collection_name: str, points: Any, **options: Any) -> None:
+    def upload_points(  # type: ignore[override]
+        self, collection_name: str, points: Any, **options: Any
+    ) -> None:
         listed = list(points)
         self.written += len(listed)
         super().upload_points(collection_name, listed, **options)

@@ -49,7 +49,7 @@ async def _phase(name: str, product: Pipeline, edits: list[Edit], alive: dict[st
     texts = product.embedder.embedded[embedded:]
     records = product.index.records[NAMESPACE].values()
     held, stale, missing = stale_and_missing(
-        [(record.document_id, record.text) for record in records],
+        [(record.document_id, record.text or "") for record in records],
         [(key, chunk.text) for key, text in alive.items() for chunk in chunks_of(key, text)],
     )
     return Phase(

@@ -1,0 +1,104 @@
+"""The landing port: files that people put somewhere become documents.
+
+An object's name is NAMESPACE/DOCUMENT-ID; it lies in one of three areas under that name, or in
+several. What is to be done with the document follows from where it lies (`common.landing`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from common.ports.errors import PermanentError, PortError, TransientError
+
+__all__ = [
+    "Area",
+    "LandedObject",
+    "Landing",
+    "MovedOnError",
+    "PermanentError",
+    "Places",
+    "TooLargeToMoveError",
+    "TransientError",
+]
+
+
+class MovedOnError(PortError):
+    """What lies there is not what was looked at: look again."""
+
+
+class TooLargeToMoveError(PortError):
+    """It has to stay where it is."""
+
+
+class Area(StrEnum):
+    INCOMING = "incoming"
+    PROCESSED = "processed"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LandedObject:
+    """An object as a look found it."""
+
+    etag: str
+    version_id: str | None
+    """None where the store keeps one version only."""
+    size_bytes: int
+    content_type: str = ""
+    content_encoding: str = ""
+    metadata: Mapping[str, str]
+    """The user's, as the store keeps it: names in lower case, values perhaps encoded."""
+
+    @property
+    def revision(self) -> str:
+        """Another one after every put, where there are versions; else of other bytes."""
+        return self.version_id or self.etag
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Places:
+    """Where the objects of one name lie; what was seen may have moved since."""
+
+    incoming: LandedObject | None = None
+    processed: LandedObject | None = None
+    failed: LandedObject | None = None
+
+
+class Landing(Protocol):
+    """Raises TransientError when out of reach."""
+
+    @property
+    def longest_name_bytes(self) -> int:
+        """Longer ones (as UTF-8) can be put into incoming, and moved to failed only."""
+
+    async def look(self, name: str) -> Places: ...
+
+    async def read(self, name: str, area: Area, seen: LandedObject) -> bytes:
+        """Raises MovedOnError when it is not that object any more."""
+
+    async def move(
+        self, name: str, seen: LandedObject, to: Area, *, replacing: LandedObject | None
+    ) -> str | None:
+        """From incoming to another area, where `replacing` lay when it was looked at.
+
+        The revision it has there. None: something else lies in one of the two by now, and nothing
+        was moved. What comes to incoming while it is being moved stays there. Raises
+        TooLargeToMoveError.
+        """
+
+    async def explain(self, name: str, reason: bytes) -> None:
+        """Put `reason`, as JSON, beside the failed object of this name."""
+
+    async def forget_failure(self, name: str, seen: LandedObject) -> None:
+        """Remove the failed object and its reason, unless it is another one by now."""
+
+    def names_in(self, message: str) -> list[str]:
+        """Of the objects that a notification is about, each once.
+
+        Raises NotANotificationError (`common.landing`).
+        """
+
+    async def close(self) -> None: ...

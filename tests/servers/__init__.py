@@ -1,0 +1,1 @@
+"""Real servers that tests talk to over the network: started once a test process, ended with it."""
