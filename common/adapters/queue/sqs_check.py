@@ -1,0 +1,90 @@
+"""Whether the queues are there and set up as the adapter needs them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Protocol
+
+from common.adapters.queue.sqs_api import SqsApi
+from common.aws.errors import AwsSetupError, at_start
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+SHORTEST_VISIBILITY_SECONDS = 30
+"""Of a queue itself: what a Lambda function has, and what looks at the dead letters by hand."""
+
+Attributes = Mapping[str, str]
+
+
+class Names(Protocol):
+    """Which queue is for what."""
+
+    @property
+    def dead_letters(self) -> str: ...
+
+    @property
+    def every(self) -> Sequence[str]: ...
+
+
+async def checked(api: SqsApi, name: str) -> Attributes:
+    """The queue's attributes. Raises PermanentError for what must be mended."""
+    attributes = await api.attributes(name, at_start)
+    if attributes.get("FifoQueue") == "true":
+        raise AwsSetupError(f"{name} is a FIFO queue: create a standard queue instead")
+    return attributes
+
+
+def line_of(found: Mapping[str, Attributes], names: Names, max_receives: int) -> str:
+    told = [
+        f"{_short(name)}: {attributes.get('ApproximateNumberOfMessages', '?')} waiting"
+        for name, attributes in found.items()
+    ]
+    warnings = [
+        f"{_short(name)} {warning}"
+        for name, attributes in found.items()
+        for warning in warnings_of(
+            attributes,
+            letters_arn=found[names.dead_letters].get("QueueArn", ""),
+            is_letters=name == names.dead_letters,
+            max_receives=max_receives,
+        )
+    ]
+    return ", ".join(told) + "".join(f"; warning: {warning}" for warning in warnings)
+
+
+def warnings_of(
+    attributes: Attributes, *, letters_arn: str, is_letters: bool, max_receives: int
+) -> list[str]:
+    """What works, but not as well as it could; each completes '<queue> …'."""
+    warnings = []
+    visibility = int(attributes.get("VisibilityTimeout", 0))
+    if visibility < SHORTEST_VISIBILITY_SECONDS:
+        warnings.append(
+            f"has a visibility timeout of {visibility} s: {SHORTEST_VISIBILITY_SECONDS} at least"
+        )
+    redrive = _redrive_of(attributes)
+    if is_letters:
+        if redrive:
+            warnings.append("has a redrive policy: letters that are looked at would move on")
+    elif redrive.get("deadLetterTargetArn") != letters_arn:
+        warnings.append(
+            "has no redrive policy to the dead-letter queue: a message whose workers die "
+            "comes back until one of them lives to give it up"
+        )
+    elif int(redrive.get("maxReceiveCount", 0)) < max_receives:
+        warnings.append(
+            f"moves messages after {redrive.get('maxReceiveCount')} receives, before "
+            f"BLOOMWEAVER_MAX_RECEIVES={max_receives} is reached"
+        )
+    return warnings
+
+
+def _redrive_of(attributes: Attributes) -> dict[str, str]:
+    policy = attributes.get("RedrivePolicy")
+    return dict(json.loads(policy)) if policy else {}
+
+
+def _short(name: str) -> str:
+    return name.rpartition("/")[2]
