@@ -1,0 +1,1 @@
+"""Where files land: one module per URL scheme."""
