@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import uuid
 from array import array
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
@@ -11,8 +12,13 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import SecretStr
 
 from common import identity
+from common.adapters.index.chroma import connect as connect_chroma
+from common.adapters.index.pinecone import PineconeIndex
+from common.adapters.index.pinecone_client import Client
+from common.adapters.index.qdrant import connect as connect_qdrant
 from common.adapters.index.qdrant_edge import QdrantEdgeIndex
 from common.adapters.index.qdrant_edge_merge import build
 from common.model import DocumentKey, MetadataValue, Record
@@ -25,7 +31,11 @@ from common.ports.index import (
     MetadataFilter,
 )
 from common.query_cache import CachedIndex
+from common.settings import Settings
 from tests.fakes.index import MemoryIndex, matches
+from tests.servers.chroma import chroma
+from tests.servers.pinecone import PineconeServer
+from tests.servers.qdrant import QDRANT_KEY, qdrant
 
 
 class MergingIndex(QdrantEdgeIndex):
@@ -44,13 +54,49 @@ class MergingIndex(QdrantEdgeIndex):
         await self.settled()
 
 
+def chroma_index() -> Index:
+    """On a real server, whose other collections it does not see."""
+    url = f"chroma:{chroma().url}?prefix=t{uuid.uuid4().hex[:12]}"
+    return connect_chroma(url, Settings(), "test")
+
+
+def qdrant_index() -> Index:
+    """On what stands in for a server: tests/servers/qdrant_rest.py says how far."""
+    url = f"qdrant:{qdrant().url}?prefix=t{uuid.uuid4().hex[:12]}"
+    return connect_qdrant(url, Settings(qdrant_api_key=SecretStr(QDRANT_KEY)), "test")
+
+
+class PineconeOnServer(PineconeIndex):
+    """On a server of its own. A delete shows when the server likes, and nobody can wait for it:
+    here it has caught up before the delete returns."""
+
+    def __init__(self, *, index_lag_seconds: float = 0.0) -> None:
+        self.server = PineconeServer(index_lag_seconds=index_lag_seconds)
+        client = Client(self.server.url, api_key=self.server.api_key, timeout_seconds=10)
+        super().__init__(client, call_seconds=10)
+
+    async def delete(self, namespace: str, ids: Sequence[str]) -> None:
+        await super().delete(namespace, ids)
+        self.server.served.store.index_everything()
+
+    async def close(self) -> None:
+        await super().close()
+        self.server.stop()
+
+
 FACTORIES: dict[str, Callable[[Path], Index]] = {
     "memory": lambda folder: MemoryIndex(),
     "qdrant-edge": lambda folder: QdrantEdgeIndex(folder / "index"),
     "qdrant-edge-merging": lambda folder: MergingIndex(folder / "index"),
     "cached": lambda folder: CachedIndex(MemoryIndex(), entries=5),
+    "chroma": lambda folder: chroma_index(),
+    "pinecone": lambda folder: PineconeOnServer(),
+    "pinecone-lagging": lambda folder: PineconeOnServer(index_lag_seconds=0.05),
+    "qdrant": lambda folder: qdrant_index(),
 }
 NAMESPACE = "docs"
+SLOW = ("qdrant-edge-merging", "pinecone-lagging")
+"""Too slow for many examples of what other cases show as well."""
 
 
 @pytest.fixture(params=FACTORIES)
@@ -82,6 +128,12 @@ def record(
     )
 
 
+async def write(index: Index, namespace: str, records: Sequence[Record]) -> None:
+    """Only a write that was waited for is promised to show."""
+    token = await index.upsert(namespace, records)
+    await index.wait_visible(namespace, token, timeout_seconds=10)
+
+
 async def ids(index: Index, prefix: str = "") -> set[str]:
     return {record_id async for record_id in index.list_ids(NAMESPACE, prefix)}
 
@@ -92,8 +144,7 @@ async def test_a_record_comes_back_whole(index: Index) -> None:
         'odd "name" 100%.x': "y",
     }  # fmt: skip
     written = record(3, (0.0, 2.0, 0.0), metadata=metadata)
-    token = await index.upsert(NAMESPACE, [written])
-    await index.wait_visible(NAMESPACE, token, timeout_seconds=10)
+    await write(index, NAMESPACE, [written])
     (match,) = await index.query(NAMESPACE, array("f", [0.0, 1.0, 0.0]), top_k=5)
     assert match.score == pytest.approx(1.0, abs=1e-5)
     assert match.score <= 1.0
@@ -106,7 +157,8 @@ async def test_a_record_comes_back_whole(index: Index) -> None:
 
 
 async def test_the_nearest_come_first_and_no_more_than_asked(index: Index) -> None:
-    await index.upsert(
+    await write(
+        index,
         NAMESPACE,
         [record(0, (1.0, 0.0, 0.0)), record(1, (1.0, 1.0, 0.0)), record(2, (0.0, 0.0, 1.0))],
     )
@@ -117,7 +169,7 @@ async def test_the_nearest_come_first_and_no_more_than_asked(index: Index) -> No
 
 async def test_deleted_records_are_gone_and_missing_ids_are_no_error(index: Index) -> None:
     first, second = record(0), record(1)
-    await index.upsert(NAMESPACE, [first, second])
+    await write(index, NAMESPACE, [first, second])
     await index.delete(NAMESPACE, [first.id, record(9).id])
     assert await ids(index) == {second.id}
     assert await index.count(NAMESPACE) == 1
@@ -126,7 +178,7 @@ async def test_deleted_records_are_gone_and_missing_ids_are_no_error(index: Inde
 
 
 async def test_a_namespace_never_written_is_empty(index: Index) -> None:
-    assert await index.query("nowhere", array("f", [1.0]), top_k=3) == []
+    assert await index.query("nowhere", array("f", [1.0, 0.0, 0.0]), top_k=3) == []
     assert await index.count("nowhere") == 0
     assert [i async for i in index.list_ids("nowhere")] == []
     await index.delete("nowhere", ["x#1#0"])
@@ -134,17 +186,30 @@ async def test_a_namespace_never_written_is_empty(index: Index) -> None:
 
 
 async def test_namespaces_do_not_see_each_other(index: Index) -> None:
-    await index.upsert(NAMESPACE, [record(0)])
-    await index.upsert("ütf/8 name", [record(1, (1.0, 0.0))])
+    await write(index, NAMESPACE, [record(0)])
+    await write(index, "ütf/8 name", [record(1)])
     assert await index.namespaces() == sorted([NAMESPACE, "ütf/8 name"])
-    found = await index.query("ütf/8 name", array("f", [1.0, 0.0]), top_k=5)
+    found = await index.query("ütf/8 name", array("f", [1.0, 0.0, 0.0]), top_k=5)
+    assert [match.number for match in found] == [1]
+
+
+async def test_a_namespace_has_a_dimension_of_its_own_unless_the_service_has_one_for_all(
+    index: Index,
+) -> None:
+    await write(index, NAMESPACE, [record(0)])
+    if isinstance(index, PineconeIndex):
+        with pytest.raises(DimensionMismatchError, match="3"):
+            await write(index, "other", [record(1, (1.0, 0.0))])
+        return
+    await write(index, "other", [record(1, (1.0, 0.0))])
+    found = await index.query("other", array("f", [1.0, 0.0]), top_k=5)
     assert [match.number for match in found] == [1]
 
 
 async def test_another_dimension_is_refused(index: Index) -> None:
-    await index.upsert(NAMESPACE, [record(0)])
+    await write(index, NAMESPACE, [record(0)])
     with pytest.raises(DimensionMismatchError, match="3"):
-        await index.upsert(NAMESPACE, [record(1, (1.0, 0.0))])
+        await write(index, NAMESPACE, [record(1, (1.0, 0.0))])
     assert await index.count(NAMESPACE) == 1
 
 
@@ -152,7 +217,7 @@ async def test_listing_by_document_and_generation(index: Index) -> None:
     mine = [record(n) for n in range(3)]
     later = record(0, generation=12)
     other = record(0, document="b.md")
-    await index.upsert(NAMESPACE, [*mine, later, other])
+    await write(index, NAMESPACE, [*mine, later, other])
     key = mine[0].id.partition("#")[0]
     assert await ids(index, f"{key}#") == {*(r.id for r in mine), later.id}
     assert await ids(index, f"{key}#1#") == {r.id for r in mine}
@@ -161,7 +226,7 @@ async def test_listing_by_document_and_generation(index: Index) -> None:
 
 async def test_listing_reaches_beyond_a_page(index: Index) -> None:
     records = [record(n) for n in range(2300)]
-    await index.upsert(NAMESPACE, records)
+    await write(index, NAMESPACE, records)
     assert await ids(index) == {r.id for r in records}
 
 
@@ -190,7 +255,7 @@ filters = st.recursive(
 )
 
 
-@pytest.fixture(scope="module", params=[name for name in FACTORIES if "merging" not in name])
+@pytest.fixture(scope="module", params=[n for n in FACTORIES if n not in SLOW])
 def filled(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[], Index]:
@@ -231,7 +296,7 @@ async def select(
     half = len(records) // 2
     try:
         for part in (records[:half], records[half:]):
-            await index.upsert(NAMESPACE, part)
+            await write(index, NAMESPACE, part)
         for where in wheres:
             found = await index.query(NAMESPACE, array("f", [1.0, 0, 0]), top_k=50, where=where)
             expected = {n for n, metadata in enumerate(stored) if matches(metadata, where)}
@@ -242,7 +307,7 @@ async def select(
 
 @pytest.mark.parametrize("present", [True, False])
 async def test_exists(index: Index, present: bool) -> None:
-    await index.upsert(NAMESPACE, [record(0, metadata={"lang": "en"}), record(1)])
+    await write(index, NAMESPACE, [record(0, metadata={"lang": "en"}), record(1)])
     found = await index.query(
         NAMESPACE, array("f", [1.0, 0, 0]), top_k=5, where=FieldFilter("lang", "exists", present)
     )
@@ -252,7 +317,7 @@ async def test_exists(index: Index, present: bool) -> None:
 async def test_fetched_records_come_back_whole_and_missing_ids_are_absent(index: Index) -> None:
     metadata: dict[str, MetadataValue] = {"lang": "en", "year": 2024, "score": 0.5, "tags": []}
     written = record(3, (0.0, 3.0, 4.0), metadata=metadata)
-    await index.upsert(NAMESPACE, [written, record(4)])
+    await write(index, NAMESPACE, [written, record(4)])
     (found,) = await index.fetch(NAMESPACE, [written.id, record(9).id, written.id])
     length = math.hypot(*found.vector)
     assert [x / length for x in found.vector] == pytest.approx([0.0, 0.6, 0.8], abs=1e-6)
@@ -262,7 +327,7 @@ async def test_fetched_records_come_back_whole_and_missing_ids_are_absent(index:
 async def test_floats_come_back_to_their_last_digit(index: Index) -> None:
     numbers = [n / 7 for n in range(1, 40)] + [1.7637e9 + n / 3 for n in range(40)]
     written = [record(n, metadata={"at": value, "n": n}) for n, value in enumerate(numbers)]
-    await index.upsert(NAMESPACE, written)
+    await write(index, NAMESPACE, written)
     fetched = await index.fetch(NAMESPACE, [r.id for r in written])
     matched = await index.query(NAMESPACE, array("f", [1.0, 0, 0]), top_k=len(written))
     for found in (fetched, matched):
@@ -270,7 +335,7 @@ async def test_floats_come_back_to_their_last_digit(index: Index) -> None:
 
 
 async def test_what_was_deleted_or_never_written_cannot_be_fetched(index: Index) -> None:
-    await index.upsert(NAMESPACE, [record(0), record(1)])
+    await write(index, NAMESPACE, [record(0), record(1)])
     await index.delete(NAMESPACE, [record(0).id])
     found = await index.fetch(NAMESPACE, [record(0).id, record(1).id])
     assert [held.id for held in found] == [record(1).id]
@@ -280,6 +345,6 @@ async def test_what_was_deleted_or_never_written_cannot_be_fetched(index: Index)
 
 async def test_fetching_reaches_beyond_a_page(index: Index) -> None:
     records = [record(n) for n in range(2300)]
-    await index.upsert(NAMESPACE, records)
+    await write(index, NAMESPACE, records)
     found = await index.fetch(NAMESPACE, [r.id for r in records])
     assert {r.id for r in found} == {r.id for r in records}
