@@ -1,0 +1,127 @@
+"""The intake's function: files of a real landing zone become documents, message by message."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from common.adapters.embedder.profile import url_of
+from common.aws.clients import shared_clients
+from common.lambda_runtime import CannotStartError
+from common.lambda_sqs import NotABatchError
+from common.model import DocumentKey
+from common.ports.errors import TransientError
+from tests.fakes.embedder import HashEmbedder
+from tests.lambda_events import FunctionContext, failed, shape, sqs_event, sqs_record
+from tests.pipeline import NAMESPACE, Pipeline, pipeline
+from tests.servers.aws import moto, use
+from webhook import lambda_entry
+from webhook.intake import IntakeHandler
+
+
+class World:
+    def __init__(self, flow: Pipeline, s3: Any, bucket: str) -> None:
+        self.flow, self.s3, self.bucket = flow, s3, bucket
+
+    async def put(self, key: str, content: str) -> None:
+        await self.s3.put_object(Bucket=self.bucket, Key=key, Body=content.encode())
+
+    def told(self, key: str, number: int) -> dict[str, Any]:
+        """The message that S3 sends of the object."""
+        notification = shape("s3_notification")
+        s3 = notification["Records"][0]["s3"]
+        s3["bucket"]["name"] = self.bucket
+        s3["object"]["key"] = key
+        return sqs_record(json.dumps(notification), number)
+
+    async def is_accepted(self, name: str) -> bool:
+        return await self.flow.registry.get(DocumentKey(NAMESPACE, name)) is not None
+
+
+@pytest.fixture
+async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
+    use(monkeypatch, await asyncio.to_thread(moto))
+    bucket = f"landing-{uuid4().hex[:8]}"
+    monkeypatch.setenv("BLOOMWEAVER_LANDING_URL", f"s3://{bucket}")
+    monkeypatch.setenv("BLOOMWEAVER_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("BLOOMWEAVER_EMBEDDER_URL", url_of(HashEmbedder().profile))
+    monkeypatch.setattr("common.telemetry.configure_logging", lambda *_: None)
+    clients = shared_clients()
+    s3 = await clients.client("s3")
+    where = {"LocationConstraint": "eu-central-1"}
+    await s3.create_bucket(Bucket=bucket, CreateBucketConfiguration=where)
+    async with pipeline(tmp_path) as flow:
+        yield World(flow, s3, bucket)
+    await asyncio.to_thread(lambda_entry.INTAKE.close)
+    await clients.release()
+
+
+async def take(*records: dict[str, Any], seconds: float = 60.0) -> list[str]:
+    """The ids of the messages that come back."""
+    event, context = sqs_event(*records), FunctionContext(seconds)
+    return failed(await asyncio.to_thread(lambda_entry.intake, event, context))
+
+
+async def test_files_become_documents(world: World) -> None:
+    await world.put("incoming/docs/a file.md", "What it says.")
+    await world.put("incoming/docs/b.md", "More.")
+    records = [world.told("incoming/docs/a+file.md", 1), world.told("incoming/docs/b.md", 2)]
+    assert await take(*records) == []
+    assert await world.is_accepted("a file.md")
+    assert await world.is_accepted("b.md")
+
+
+async def test_only_what_failed_comes_back(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    await world.put("incoming/docs/a.md", "What it says.")
+    real = IntakeHandler.reconcile
+
+    async def reconcile(self: IntakeHandler, name: str) -> Any:
+        if name.endswith("away.md"):
+            raise TransientError("S3 is away")
+        if name.endswith("odd.md"):
+            raise RuntimeError("nobody foresaw it")
+        return await real(self, name)
+
+    monkeypatch.setattr(IntakeHandler, "reconcile", reconcile)
+    records = [
+        world.told("incoming/docs/away.md", 1),
+        world.told("incoming/docs/a.md", 2),
+        world.told("incoming/docs/odd.md", 3),
+        sqs_record("not from S3", 4),
+    ]
+    back = await take(*records)
+    assert back == [records[n]["messageId"] for n in (0, 2, 3)]
+    assert await world.is_accepted("a.md")
+
+
+async def test_what_the_time_does_not_suffice_for_comes_back(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cancelled: list[str] = []
+
+    async def reconcile(_self: IntakeHandler, name: str) -> Any:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.append(name)
+
+    monkeypatch.setattr(IntakeHandler, "reconcile", reconcile)
+    record = world.told("incoming/docs/a.md", 1)
+    assert await take(record, seconds=1.1) == [record["messageId"]]
+    assert cancelled == ["docs/a.md"]
+
+
+async def test_it_needs_a_landing_zone_and_a_batch(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BLOOMWEAVER_LANDING_URL", "")
+    with pytest.raises(CannotStartError, match="BLOOMWEAVER_LANDING_URL is not set"):
+        await take(world.told("incoming/docs/a.md", 1))
+    with pytest.raises(NotABatchError):
+        await asyncio.to_thread(lambda_entry.intake, shape("s3_notification"), FunctionContext())
