@@ -22,19 +22,22 @@ from rich.progress import (
 )
 
 from tests.simulation.fleet import Batch, quieten, run_seeds
-from tests.simulation.mutants import MUTANTS
+from tests.simulation.mutants import AWS_MUTANTS, MUTANTS
+from tests.simulation.plan import Kind, kind_of
 from tests.simulation.story import story_of, told
 
 console = Console()
+BOTH = "both"
 
 
 def main() -> int:
     arguments = _parser().parse_args()
+    kind = None if arguments.kind == BOTH else Kind(arguments.kind)
     if arguments.seed is not None:
-        return _one(arguments.seed, arguments.mutant)
+        return _one(arguments.seed, arguments.mutant, kind or kind_of(arguments.seed))
     if arguments.mutants:
-        return _mutants(arguments.seeds, arguments.jobs)
-    return _many(arguments.first, arguments.seeds, arguments.jobs, arguments.mutant)
+        return _mutants(arguments.seeds, arguments.jobs, kind)
+    return _many(arguments.first, arguments.seeds, arguments.jobs, arguments.mutant, kind)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -46,6 +49,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes")
     parser.add_argument("--seed", type=int, help="run this one and tell its story")
+    parser.add_argument(
+        "--kind",
+        choices=[*Kind, BOTH],
+        default=BOTH,
+        help="of installation; both: seed by seed in turn (default: %(default)s)",
+    )
     parser.add_argument("--mutant", choices=MUTANTS, help="take this guard out")
     parser.add_argument(
         "--mutants", action="store_true", help="each mutant until it is noticed, SEEDS at most"
@@ -53,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _many(first: int, count: int, jobs: int, mutant: str | None) -> int:
+def _many(first: int, count: int, jobs: int, mutant: str | None, kind: Kind | None) -> int:
     total = Batch()
     began = time.monotonic()
     columns = (
@@ -65,7 +74,7 @@ def _many(first: int, count: int, jobs: int, mutant: str | None) -> int:
     )
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         bar = progress.add_task("", total=count, found=0)
-        for batch in run_seeds(first, count, jobs=jobs, mutant=mutant):
+        for batch in run_seeds(first, count, jobs=jobs, mutant=mutant, kind=kind):
             total.add(batch)
             progress.update(bar, advance=batch.runs, found=len(total.found))
             for _, text in batch.found:
@@ -75,7 +84,7 @@ def _many(first: int, count: int, jobs: int, mutant: str | None) -> int:
                 sys.stdout.flush()
     _report(total, time.monotonic() - began)
     if total.found:
-        sys.stdout.write(told((seed for seed, _ in total.found), mutant) + "\n")
+        sys.stdout.write(told((seed for seed, _ in total.found), mutant, kind=kind) + "\n")
     return 1 if total.found else 0
 
 
@@ -90,12 +99,12 @@ def _report(total: Batch, seconds: float) -> None:
     )
 
 
-def _mutants(most: int, jobs: int) -> int:
+def _mutants(most: int, jobs: int, kind: Kind | None) -> int:
     unnoticed = []
-    for name in MUTANTS:
+    for name in _of_kind(kind):
         runs = 0
         seed = None
-        for batch in run_seeds(0, most, jobs=jobs, mutant=name):
+        for batch in run_seeds(0, most, jobs=jobs, mutant=name, kind=kind):
             runs += batch.runs
             if batch.found:
                 seed, text = batch.found[0]
@@ -108,9 +117,13 @@ def _mutants(most: int, jobs: int) -> int:
     return 1 if unnoticed else 0
 
 
-def _one(seed: int, mutant: str | None) -> int:
+def _of_kind(kind: Kind | None) -> list[str]:
+    return [name for name in MUTANTS if kind is not Kind.MACHINE or name not in AWS_MUTANTS]
+
+
+def _one(seed: int, mutant: str | None, kind: Kind) -> int:
     quieten()
-    found, lines = story_of(seed, mutant)
+    found, lines = story_of(seed, mutant, kind=kind)
     sys.stdout.write("\n".join(lines) + "\n")
     sys.stdout.write(f"\n{found or f'seed {seed}: every invariant holds'}\n")
     return 1 if found else 0

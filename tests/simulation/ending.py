@@ -17,6 +17,12 @@ from tests.simulation.plan import NAMESPACE, Plan
 from tests.simulation.stores import Stores
 from workers.scrub import Scrubber
 
+REDRIVES = 2
+"""The first sends what the faults had given up, the second what was in hand meanwhile."""
+ADOPTED_WITHIN_SECONDS = 1000.0
+"""After the last fault a letter that the queue wrote itself has its reason: a sweeper that found
+none among as many letters looks again after ten minutes."""
+
 
 class Ending:
     def __init__(
@@ -47,20 +53,22 @@ class Ending:
         self._network.calm = True  # who sleeps goes on sleeping, and wakes into a calm world
         await asyncio.sleep(3)
         self._mend_content()
-        await self._redrive()
-        await self._until_quiet()
-        await self._redrive()
-        await self._until_quiet()
+        for _ in range(REDRIVES):
+            await self._redrive()
+            await self._until_quiet()
         await self._scrub()
 
     def check(self) -> None:
         """Raises Violation."""
         failed = {letter.wake_up.key: letter.reason for letter in self._stores.queue.letters}
+        expired = self._stores.expired_letters
+        failed |= dict.fromkeys(expired - failed.keys(), "its letter expired")
         records = dict(self._stores.index.records[NAMESPACE])
         rows = self._stores.registry.rows
         check_end(self._ledger, records, list(rows.values()), failed, manifest_ids)
         for key, row in rows.items():
-            if row.status is Status.FAILED and row.desired.blob_key in self._contents:
+            readable = row.desired.blob_key in self._contents and key not in expired
+            if row.status is Status.FAILED and readable:
                 raise Violation("applied or dead-lettered", key, f"FAILED, and why? {row.error}")
 
     def restless(self) -> DocumentKey | None:
@@ -86,6 +94,7 @@ class Ending:
 
     async def _redrive(self) -> None:
         queue = self._stores.queue
+        await self._until_adopted()
         letters = await queue.dead_letters(limit=1000)
         for letter in letters:
             if not self._explained(letter.reason):
@@ -93,6 +102,15 @@ class Ending:
                 raise Violation("applied or dead-lettered", key, f"given up: {letter.reason}")
         self._network.faults["redriven"] += len(letters)
         await queue.redrive([letter.message_id for letter in letters])
+
+    async def _until_adopted(self) -> None:
+        """(3) Every dead letter has its reason, those that the queue moved by itself, too."""
+        deadline = self._network.loop.time() + ADOPTED_WITHIN_SECONDS
+        while without := [one for one in self._stores.queue.letters if not one.reason]:
+            if self._network.loop.time() > deadline:
+                key = without[0].wake_up.key
+                raise Violation("applied or dead-lettered", key, "a dead letter without a reason")
+            await asyncio.sleep(4)
 
     def _explained(self, reason: str) -> bool:
         """Whether the document or its worker's end is to blame: an outage never is."""

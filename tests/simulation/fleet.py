@@ -15,6 +15,7 @@ import structlog
 from prometheus_client.metrics import MetricWrapperBase
 
 from common import telemetry
+from tests.simulation.plan import Kind, kind_of
 
 SEEDS_A_TASK = 50
 
@@ -35,13 +36,19 @@ class Batch:
         self.stats.update(other.stats)
 
 
-def work(task: tuple[int, int, str | None]) -> Batch:
-    """Seeds `first` to `last` (excluded), with a mutant or none; in this process."""
+Task = tuple[int, int, str | None, Kind | None]
+
+
+def work(task: Task) -> Batch:
+    """Seeds `first` to `last` (excluded), with a mutant or none; in this process.
+
+    Without a kind both alternate.
+    """
     from tests.simulation.mutants import MUTANTS
     from tests.simulation.patches import small_batches
     from tests.simulation.world import run
 
-    first, last, mutant = task
+    first, last, mutant, kind = task
     batch = Batch()
     began = time.process_time()
     with ExitStack() as patches:
@@ -49,7 +56,7 @@ def work(task: tuple[int, int, str | None]) -> Batch:
         if mutant:
             patches.enter_context(MUTANTS[mutant]())
         for seed in range(first, last):
-            found = run(seed, stats=batch.stats)
+            found = run(seed, kind=kind or kind_of(seed), stats=batch.stats)
             batch.runs += 1
             if found:
                 batch.found.append((seed, str(replace(found, mutant=mutant))))
@@ -59,11 +66,17 @@ def work(task: tuple[int, int, str | None]) -> Batch:
 
 
 def run_seeds(
-    first: int, count: int, *, jobs: int | None = None, mutant: str | None = None
+    first: int,
+    count: int,
+    *,
+    jobs: int | None = None,
+    mutant: str | None = None,
+    kind: Kind | None = Kind.MACHINE,
 ) -> Iterator[Batch]:
     """Batches as they are done, in order of their seeds; closing it early ends the work."""
     starts = range(first, first + count, SEEDS_A_TASK)
-    tasks = [(start, min(start + SEEDS_A_TASK, first + count), mutant) for start in starts]
+    last = first + count
+    tasks: list[Task] = [(start, min(start + SEEDS_A_TASK, last), mutant, kind) for start in starts]
     context = multiprocessing.get_context("spawn")
     with context.Pool(jobs or os.cpu_count(), initializer=quieten) as pool:
         yield from pool.imap(work, tasks)

@@ -5,19 +5,19 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from common.clock import Clock
 from common.model import QueueName
 from common.ports.queue import Queue
-from common.ports.registry import Registry
 from tests.simulation.changes import SIZES
 from tests.simulation.loop import Process
 from tests.simulation.network import Network
 from tests.simulation.plan import Plan
 from tests.simulation.ports import PROFILE
-from tests.simulation.stores import Stores
+from tests.simulation.stores import Ports, Stores
 from webhook.accept import Acceptor
 from webhook.search import Searcher
 from workers.apply import ApplyHandler
@@ -31,6 +31,7 @@ from workers.sweep import Sweeper
 WRITE_TIMEOUT_SECONDS = 12.0
 VISIBILITY_SECONDS = 75.0
 CONCURRENCY = 2
+APPLY_QUEUES = (QueueName.CREATE, QueueName.UPDATE, QueueName.DELETE)
 PATIENCE = Patience(quiet_seconds=6.0, wait_seconds=40.0)
 """So long that accepts, deletes, renewals, drains and kills come during a burst's wait."""
 SKEW_SECONDS = 1.5
@@ -51,6 +52,10 @@ class Member:
     searcher: Searcher | None = None
 
 
+Role = tuple[str, Callable[[Member], None], int]
+"""Its name, what starts one, and how many there are."""
+
+
 class Installation:
     def __init__(self, drawn: random.Random, plan: Plan, network: Network, stores: Stores) -> None:
         self._random, self._plan, self._network = drawn, plan, network
@@ -59,15 +64,17 @@ class Installation:
         self._timers = plan.timers
         self.members: list[Member] = []
 
-    def begin(self) -> None:
+    def _roles(self) -> list[Role]:
         plan = self._plan
-        starts: list[tuple[str, Callable[[Member], None], int]] = [
+        return [
             ("webhook", self._start_webhook, plan.webhooks),
             ("embedder", self._start_embedder, plan.embedders),
             ("applier", self._start_applier, plan.appliers),
             ("sweeper", self._start_sweeper, plan.sweepers),
         ]
-        for role, start, count in starts:
+
+    def begin(self) -> None:
+        for role, start, count in self._roles():
             for number in range(count):
                 name = f"{role}-{number + 1}"
                 member = Member(name, start, Process(name, self._skew()))
@@ -96,7 +103,7 @@ class Installation:
     def _skew(self) -> float:
         return self._random.uniform(-SKEW_SECONDS, SKEW_SECONDS)
 
-    def _clock(self, member: Member) -> Callable[[], float]:
+    def _clock(self, member: Member) -> Clock:
         process, time = member.process, self._loop.time
         return lambda: time() + process.skew_seconds
 
@@ -109,7 +116,7 @@ class Installation:
 
     def _start_embedder(self, member: Member) -> None:
         member.stop = asyncio.Event()
-        registry, blobs, queue, _ = self._stores.ports()
+        ports = registry, blobs, queue, _ = self._stores.ports()
         handler = EmbedHandler(
             registry=registry,
             blobs=blobs,
@@ -123,64 +130,67 @@ class Installation:
             bursts=BurstWait(PATIENCE, places=places_of(CONCURRENCY), stop=member.stop),
             clock=self._clock(member),
         )
-        self._consume(member, {QueueName.CHANGE: handler}, registry, queue)
+        self._consume(member, {QueueName.CHANGE: handler}, ports)
 
     def _start_applier(self, member: Member) -> None:
         member.stop = asyncio.Event()
-        registry, blobs, queue, index = self._stores.ports()
-        clock = self._clock(member)
+        ports, clock = self._stores.ports(), self._clock(member)
+        handlers = {name: self._apply_handler(name, ports, clock) for name in APPLY_QUEUES}
+        self._consume(member, handlers, ports)
 
-        def apply(kind: QueueName) -> ApplyHandler:
-            return ApplyHandler(
-                kind=kind,
-                registry=registry,
-                blobs=blobs,
-                queue=queue,
-                index=index,
-                timers=self._timers,
-                write_timeout_seconds=WRITE_TIMEOUT_SECONDS,
-                clock=clock,
-            )
+    def _apply_handler(self, name: QueueName, ports: Ports, clock: Clock) -> Handler:
+        registry, blobs, queue, index = ports
+        if name is QueueName.DELETE:
+            return DeleteHandler(registry=registry, index=index, timers=self._timers, clock=clock)
+        return ApplyHandler(
+            kind=name,
+            registry=registry,
+            blobs=blobs,
+            queue=queue,
+            index=index,
+            timers=self._timers,
+            write_timeout_seconds=WRITE_TIMEOUT_SECONDS,
+            clock=clock,
+        )
 
-        delete = DeleteHandler(registry=registry, index=index, timers=self._timers, clock=clock)
-        handlers: dict[QueueName, Handler] = {
-            QueueName.CREATE: apply(QueueName.CREATE),
-            QueueName.UPDATE: apply(QueueName.UPDATE),
-            QueueName.DELETE: delete,
-        }
-        self._consume(member, handlers, registry, queue)
-
-    def _consume(
-        self,
-        member: Member,
-        handlers: dict[QueueName, Handler],
-        registry: Registry,
-        queue: Queue,
-    ) -> None:
-        clock = self._clock(member)
-        consumers = [
-            Consumer(
-                queue=queue,
-                name=name,
-                handle=handler,
-                note=RegistryNote(registry=registry, queue=queue, timers=self._timers, clock=clock),
-                concurrency=CONCURRENCY,
-                visibility_seconds=VISIBILITY_SECONDS,
-                max_receives=3,
-                drain_seconds=5,
-                isolate_suspects=name is QueueName.CHANGE,
-                clock=clock,
-                jitter=self._random,
-            )
-            for name, handler in handlers.items()
-        ]
-        for consumer in consumers:
+    def _consume(self, member: Member, handlers: Mapping[QueueName, Handler], ports: Ports) -> None:
+        for name, handler in handlers.items():
+            consumer = self._consumer(member, name, handler, ports)
             self._loop.spawn(member.process, self._watched(consumer.run(member.stop)))
 
+    def _consumer(
+        self,
+        member: Member,
+        name: QueueName,
+        handler: Handler,
+        ports: Ports,
+        in_hand: Queue | None = None,
+    ) -> Consumer:
+        """`in_hand`: the queue for the messages in hand, where it is not that of the ports."""
+        clock = self._clock(member)
+        registry, _, queue, _ = ports
+        return Consumer(
+            queue=in_hand or queue,
+            name=name,
+            handle=handler,
+            note=RegistryNote(registry=registry, queue=queue, timers=self._timers, clock=clock),
+            concurrency=CONCURRENCY,
+            visibility_seconds=VISIBILITY_SECONDS,
+            max_receives=3,
+            drain_seconds=5,
+            isolate_suspects=name is QueueName.CHANGE,
+            clock=clock,
+            jitter=self._random,
+        )
+
     def _start_sweeper(self, member: Member) -> None:
-        registry, blobs, queue, index = self._stores.ports()
         member.stop = asyncio.Event()
-        sweeper = Sweeper(
+        sweeper = self._sweeper(member)
+        self._loop.spawn(member.process, self._watched(sweeper.run(member.stop)))
+
+    def _sweeper(self, member: Member) -> Sweeper:
+        registry, blobs, queue, index = self._stores.ports()
+        return Sweeper(
             registry=registry,
             queue=queue,
             blobs=blobs,
@@ -191,7 +201,6 @@ class Installation:
             blob_grace_seconds=600,
             clock=self._clock(member),
         )
-        self._loop.spawn(member.process, self._watched(sweeper.run(member.stop)))
 
     async def _watched(self, run: Coroutine[Any, Any, None]) -> None:
         """A part that ends by itself ends the process, as in `up`: nothing may make it end."""

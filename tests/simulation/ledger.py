@@ -122,6 +122,9 @@ class Ledger:
         story.newest_sent = max(story.newest_sent, wake_up.version)
         story.lost = story.lost or lost
 
+    def message_lost(self, wake_up: WakeUp) -> None:
+        self.story(wake_up.key).lost = True
+
     def message_ended(self, delivery: Delivery, others: bool) -> None:
         """(3) The sweeper is the last resort: while nothing is lost, someone is always woken.
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import heapq
+import itertools
 import random
 from collections import deque
 from collections.abc import Callable, Coroutine
@@ -85,6 +86,8 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
         self._runnable: list[Process] = []
         self._tasks: list[tuple[asyncio.Task[Any], Process]] = []
         self.steps = 0
+        self.tokens = itertools.count(1)
+        """In the place of random ids."""
         self._stopped = False
         self.errors: list[BaseException] = []
         """What no task awaited: a defect, or a process that would have ended."""

@@ -5,7 +5,7 @@ Each mutant patches the production code in place for as long as its context last
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Any
@@ -20,12 +20,17 @@ import workers.embed
 import workers.lease
 import workers.loop
 import workers.plan
+import workers.scrub_repair
 import workers.sweep
 from common import transitions
+from common.adapters.queue.sqs import SqsQueue
+from common.adapters.queue.sqs_leases import Leases
+from common.adapters.queue.sqs_messages import copy_of
 from common.model import Applied, Desired, Garbage, GarbageState, IdRange, Row, Status
-from common.ports.queue import Queue
+from common.ports.queue import Delivery, Queue
 from common.transitions import Base, Refusal, Timers, base_of
 from tests.fakes.registry import MemoryRegistry
+from tests.simulation.eventual import EventualIndex
 from tests.simulation.ports import FaultyIndex
 from workers.outcome import Done, GiveUp
 from workers.packs import read_pack
@@ -148,7 +153,7 @@ def _everything(matches: Any, rows: Mapping[str, Row]) -> dict[str, list[Any]]:
         name = match.document_id
         if name in seen:
             version = rows[name].applied.version
-            seen[name].append(webhook.search._Seen(match, version, match.number))
+            seen[name].append(webhook.search._Seen(match, version, match.number, ""))
     return seen
 
 
@@ -322,6 +327,54 @@ def _never_let_go(row: Row, message_id: str, now: float, timers: Timers) -> Row 
     return None
 
 
+@contextmanager
+def _stale_receipt_trusted() -> Iterator[None]:
+    """The adapter uses a receipt for as long as anybody asks it to."""
+
+    def deadline(self: Any, delivery: Delivery) -> float:
+        self._held.setdefault(delivery.receipt, FOREVER)
+        return FOREVER
+
+    with mock.patch.object(Leases, "deadline", deadline):
+        yield
+
+
+async def _release_after_deleting(
+    self: Any, delivery: Delivery, delay_seconds: float = 0.0
+) -> None:
+    with self._leases.settling(delivery) as until:
+        await self._delete(delivery, until)
+        await self._line_of(delivery).send(copy_of(delivery), delay_seconds=delay_seconds)
+
+
+async def _bury_after_deleting(self: Any, delivery: Delivery, reason: str) -> None:
+    with self._leases.settling(delivery) as until:
+        await self._delete(delivery, until)
+        await self._letters.add(copy_of(delivery), reason, longest_wait_seconds=0.0)
+
+
+async def _nothing_adopted(self: object) -> int:
+    return 0
+
+
+async def _nothing_doomed(self: object, key: object, orphans: object) -> None:
+    return None
+
+
+def _seen_by_one(self: object, shown_at: Sequence[float]) -> float:
+    return min(shown_at)
+
+
+AWS_MUTANTS: dict[str, Mutant] = {
+    "stale-receipt-trusted": _stale_receipt_trusted,
+    "release-deletes-first": _patched(SqsQueue, "release", _release_after_deleting),
+    "letter-after-delete": _patched(SqsQueue, "dead_letter", _bury_after_deleting),
+    "letters-not-adopted": _patched(workers.sweep.Sweeper, "adopt_letters", _nothing_adopted),
+    "one-replica-waited-for": _patched(EventualIndex, "_seen_by", _seen_by_one),
+    "orphans-not-doomed": _patched(workers.scrub_repair.Repairer, "_doom", _nothing_doomed),
+}
+"""What only an installation on AWS has."""
+
 MUTANTS: dict[str, Mutant] = {
     "no-version-check": _no_version_check,
     "no-base-check": _patched(workers.apply, "commit", _commit_with(base=True)),
@@ -351,4 +404,5 @@ MUTANTS: dict[str, Mutant] = {
     "tombstones-forgotten": _tombstones_forgotten,
     "holder-forgets": _holder_forgets,
     "claim-outlives-its-message": _patched(workers.embed, "let_go", _never_let_go),
+    **AWS_MUTANTS,
 }

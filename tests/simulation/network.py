@@ -121,9 +121,9 @@ class Network:
     async def slow_down(self, longest_seconds: float) -> None:
         await asyncio.sleep(self.random.uniform(0.0, longest_seconds))
 
-    async def _strike(self) -> None:
-        """A process that is struck before its call was sent sends it when it wakes."""
-        if self.struck and self.chance(self.strikes / 2):
+    async def strike(self) -> None:
+        """Between two calls: a process that is paused here goes on when it wakes."""
+        if self.struck and self.chance(self.strikes):
             self.struck(current_process())
             await turn()
             self.check()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -12,9 +13,11 @@ import workers.collect
 import workers.embed
 import workers.loop
 import workers.packs
+from common.adapters.queue import sqs_messages
 from common.chunking.chunk import Chunk
 from common.pack import Pack, decode
 from tests.simulation.changes import chunks_of
+from tests.simulation.loop import SimulatedLoop
 
 
 @contextmanager
@@ -27,8 +30,19 @@ def small_batches() -> Iterator[None]:
         mock.patch.object(workers.embed, "make_chunks", _remembered),
         mock.patch.object(workers.loop, "LONG_POLL_SECONDS", 120.0),
         mock.patch.object(workers.packs, "decode", _decoded),
+        mock.patch.object(sqs_messages, "secrets", _Counted),
     ):
         yield
+
+
+class _Counted:
+    """In the place of `secrets`: ids that are the same in every run of a seed."""
+
+    @staticmethod
+    def token_hex(size: int) -> str:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, SimulatedLoop)
+        return f"{next(loop.tokens):0{2 * size}x}"
 
 
 def _remembered(content: bytes, content_type: str, tokenizer: object, sizes: object) -> list[Chunk]:

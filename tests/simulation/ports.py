@@ -27,9 +27,9 @@ from common.ports.index import FreshnessToken, MetadataFilter
 from common.ports.queue import Delivery, Depth
 from tests.fakes.blobs import MemoryBlobStore
 from tests.fakes.embedder import WordTokenizer
+from tests.fakes.index import MemoryIndex
 from tests.fakes.queue import MemoryQueue
 from tests.fakes.registry import MemoryRegistry
-from tests.simulation.index import LaggingIndex
 from tests.simulation.loop import current_process
 from tests.simulation.network import Network, now
 
@@ -53,6 +53,9 @@ class QueueWitness(Protocol):
 
     def message_ended(self, delivery: Delivery, others: bool) -> None:
         """`others`: whether a queue holds another message of its document."""
+
+    def message_lost(self, wake_up: WakeUp) -> None:
+        """The queue took a message away from whoever needs it."""
 
 
 class FaultyQueue:
@@ -225,7 +228,7 @@ class FaultyIndex:
     def __init__(
         self,
         network: Network,
-        index: LaggingIndex,
+        index: MemoryIndex,
         partial: float,
         wrote: Callable[[Sequence[Record]], None],
         excused: set[str],

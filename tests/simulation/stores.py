@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import Protocol, cast
 
 from common.adapters.vectors.memory import MemoryVectorCache
-from common.model import Record, Row
+from common.model import DocumentKey, Record, Row
 from common.ports.blobs import BlobStore
 from common.ports.index import Index
-from common.ports.queue import Queue
+from common.ports.queue import DeadLetter, Queue
 from common.ports.registry import Registry
 from tests.fakes.blobs import MemoryBlobStore
 from tests.fakes.queue import MemoryQueue
@@ -43,8 +43,41 @@ class Witness(Protocol):
     def records_written(self, records: Sequence[Record]) -> None: ...
 
 
+class QueueStore(Protocol):
+    """A queue as the simulation sees it: no call of these fails."""
+
+    closed: bool
+    lapsed: int
+    """How many leases ran out and let their message be received once more."""
+
+    @property
+    def backlog(self) -> int:
+        """Messages on all queues, wherever they stand."""
+
+    @property
+    def letters(self) -> list[DeadLetter]: ...
+
+    async def dead_letters(self, *, limit: int) -> list[DeadLetter]: ...
+
+    async def redrive(self, message_ids: Sequence[str]) -> int: ...
+
+
+class IndexStore(Protocol):
+    """An index as the simulation sees it."""
+
+    records: dict[str, dict[str, Record]]
+    """What was written, whether it shows or not."""
+
+    @property
+    def up_to_date(self) -> bool:
+        """Whether all of it shows."""
+
+
 class Stores:
     """The queue, registry, blobs and index themselves, as nobody in the installation sees them."""
+
+    queue: QueueStore
+    index: IndexStore
 
     def __init__(
         self, drawn: random.Random, plan: Plan, network: Network, ledger: Ledger, witness: Witness
@@ -53,13 +86,51 @@ class Stores:
         self._ledger = ledger
         self._witness = witness
         clock = network.loop.time
-        self.queue = MemoryQueue(clock=clock, pick=self._pick)
+        self.excused: set[str] = set()
+        """Ids that no guard keeps out of the index, so that only a scrub finds them: of a process
+        that slept in the very call, or of a request that was posted again."""
         self.registry = MemoryRegistry(checked=False)
         self.blobs = MemoryBlobStore(clock=clock)
         self.cache = MemoryVectorCache(limit_bytes=CACHE_BYTES, unused_seconds=200, clock=clock)
-        self.index = LaggingIndex(self._lag, network.later)
-        self.excused: set[str] = set()
-        """Ids written by a process that slept in the very call: only a scrub finds them."""
+
+    def ports(self) -> Ports:
+        """As a process sees them. What the wrappers do not name goes through to the stores."""
+        net, plan, written = self._network, self._plan, self._witness.row_written
+        registry = FaultyRegistry(net, self.registry, plan.races_lost, written)
+        return (
+            cast("Registry", registry),
+            cast("BlobStore", FaultyBlobs(net, self.blobs)),
+            self._queue_port(),
+            self._index_port(),
+        )
+
+    @property
+    def expired_letters(self) -> set[DocumentKey]:
+        """Of which documents a dead letter was kept as long as the queue keeps anything."""
+        return set()
+
+    def _queue_port(self) -> Queue:
+        raise NotImplementedError
+
+    def _index_port(self) -> Index:
+        raise NotImplementedError
+
+    def vectors(self) -> FaultyVectors:
+        return FaultyVectors(self._network, self.cache)
+
+    def embedder(self) -> FaultyEmbedder:
+        return FaultyEmbedder(self._network, self._plan.unforeseen, SLOWEST_EMBEDDING_SECONDS)
+
+
+class MachineStores(Stores):
+    """A queue and an index on one machine."""
+
+    def __init__(
+        self, drawn: random.Random, plan: Plan, network: Network, ledger: Ledger, witness: Witness
+    ) -> None:
+        super().__init__(drawn, plan, network, ledger, witness)
+        self.queue = self._messages = MemoryQueue(clock=network.loop.time, pick=self._pick)
+        self.index = self._records = LaggingIndex(self._lag, network.later)
 
     def _lag(self) -> float:
         most = self._plan.lag_seconds
@@ -71,21 +142,10 @@ class Stores:
             self._network.faults["message overtaken"] += 1
         return chosen
 
-    def ports(self) -> Ports:
-        """As a process sees them. What the wrappers do not name goes through to the stores."""
-        net, plan, witness = self._network, self._plan, self._witness
-        registry = FaultyRegistry(net, self.registry, plan.races_lost, witness.row_written)
-        queue = FaultyQueue(net, self.queue, plan.delivering, self._ledger)
-        index = FaultyIndex(net, self.index, plan.partial, witness.records_written, self.excused)
-        return (
-            cast("Registry", registry),
-            cast("BlobStore", FaultyBlobs(net, self.blobs)),
-            cast("Queue", queue),
-            cast("Index", index),
-        )
+    def _queue_port(self) -> Queue:
+        delivering = self._plan.delivering
+        return cast("Queue", FaultyQueue(self._network, self._messages, delivering, self._ledger))
 
-    def vectors(self) -> FaultyVectors:
-        return FaultyVectors(self._network, self.cache)
-
-    def embedder(self) -> FaultyEmbedder:
-        return FaultyEmbedder(self._network, self._plan.unforeseen, SLOWEST_EMBEDDING_SECONDS)
+    def _index_port(self) -> Index:
+        net, partial, wrote = self._network, self._plan.partial, self._witness.records_written
+        return cast("Index", FaultyIndex(net, self._records, partial, wrote, self.excused))

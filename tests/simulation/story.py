@@ -10,6 +10,7 @@ from structlog.testing import capture_logs
 from tests.simulation.ledger import Violation
 from tests.simulation.mutants import MUTANTS
 from tests.simulation.patches import small_batches
+from tests.simulation.plan import Kind, kind_of
 from tests.simulation.world import Adjust, Found, World
 
 STORIES_TOLD = 3
@@ -17,11 +18,14 @@ LINES_TOLD = 80
 
 
 def story_of(
-    seed: int, mutant: str | None = None, adjust: Adjust | None = None
+    seed: int,
+    mutant: str | None = None,
+    adjust: Adjust | None = None,
+    kind: Kind = Kind.MACHINE,
 ) -> tuple[Found | None, list[str]]:
     """Runs the seed again with its trace; only the lines that concern the broken document."""
     lines: list[str] = []
-    world = World(seed, trace=lines.append, adjust=adjust)
+    world = World(seed, kind=kind, trace=lines.append, adjust=adjust)
     found: Found | None = None
     with ExitStack() as patches:
         patches.enter_context(small_batches())
@@ -31,7 +35,7 @@ def story_of(
         try:
             world.run()
         except (Violation, AssertionError) as violation:
-            found = Found(seed, violation, mutant)
+            found = Found(seed, violation, mutant, kind)
     key = found.violation.key if found and isinstance(found.violation, Violation) else None
     others = {f"d{n}" for n in range(world.plan.documents)} - {key.document_id if key else ""}
     if key:
@@ -39,13 +43,19 @@ def story_of(
     return found, [f"{'seconds':>9} {'step':>7} {world.plan}", *lines]
 
 
-def told(seeds: Iterable[int], mutant: str | None = None, adjust: Adjust | None = None) -> str:
+def told(
+    seeds: Iterable[int],
+    mutant: str | None = None,
+    adjust: Adjust | None = None,
+    kind: Kind | None = Kind.MACHINE,
+) -> str:
     """What broke in these seeds, how to see it again, and the end of the first ones' stories."""
-    return "\n".join(_end_of(seed, mutant, adjust) for seed in list(seeds)[:STORIES_TOLD])
+    first = list(seeds)[:STORIES_TOLD]
+    return "\n".join(_end_of(seed, mutant, adjust, kind or kind_of(seed)) for seed in first)
 
 
-def _end_of(seed: int, mutant: str | None, adjust: Adjust | None) -> str:
-    found, (plan, *lines) = story_of(seed, mutant, adjust)
+def _end_of(seed: int, mutant: str | None, adjust: Adjust | None, kind: Kind) -> str:
+    found, (plan, *lines) = story_of(seed, mutant, adjust, kind)
     left_out = len(lines) - LINES_TOLD
     before = [f"{left_out} lines before these"] if left_out > 0 else []
     return "\n".join([f"\nseed {seed}: {found}", plan, *before, *lines[-LINES_TOLD:]])

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from common.model import Record, Row
+from tests.simulation.aws import AwsInstallation, AwsStores
 from tests.simulation.changes import Changes
 from tests.simulation.chaos import Chaos
 from tests.simulation.clients import Readers, Writers
@@ -22,8 +23,8 @@ from tests.simulation.installation import Installation
 from tests.simulation.ledger import Ledger, Violation
 from tests.simulation.loop import Process, SimulatedLoop, current_process
 from tests.simulation.network import Network
-from tests.simulation.plan import Plan, draw_plan
-from tests.simulation.stores import Stores
+from tests.simulation.plan import Kind, Plan, draw_plan
+from tests.simulation.stores import MachineStores, Stores
 from tests.simulation.telling import Telling
 
 PATIENCE_SECONDS = 8_000.0
@@ -39,9 +40,10 @@ class Found:
     seed: int
     violation: Violation | AssertionError
     mutant: str | None = None
+    kind: Kind = Kind.MACHINE
 
     def __str__(self) -> str:
-        again = f"python -m tests.simulation --seed {self.seed}"
+        again = f"python -m tests.simulation --kind {self.kind} --seed {self.seed}"
         return f"{self.violation}\n  again: {again}" + (
             f" --mutant {self.mutant}" if self.mutant else ""
         )
@@ -57,11 +59,12 @@ class World:
         self,
         seed: int,
         *,
+        kind: Kind = Kind.MACHINE,
         trace: Callable[[str], None] | None = None,
         adjust: Adjust | None = None,
     ) -> None:
         drawn = random.Random(seed)
-        plan = draw_plan(drawn)
+        plan = draw_plan(drawn, kind)
         self.plan = plan = adjust(plan) if adjust else plan
         self._loop = SimulatedLoop(drawn)  # type: ignore[abstract]  # the rest is not needed
         self._network = network = Network(self._loop, drawn, plan.rates)
@@ -75,8 +78,8 @@ class World:
             broke=self._broke,
             retention_seconds=plan.timers.tombstone_retention_seconds,
         )
-        self._stores = stores = Stores(drawn, plan, network, ledger, self)
-        self._installation = installation = Installation(drawn, plan, network, stores)
+        self._stores, self._installation = self._assembled(drawn)
+        stores, installation = self._stores, self._installation
         self._chaos = chaos = Chaos(plan, network, installation, stores.blobs)
         self._writers = Writers(
             plan=plan,
@@ -103,6 +106,14 @@ class World:
         network.strikes, network.struck = plan.strikes, chaos.strike
         if trace:
             network.trace = self._telling.note
+
+    def _assembled(self, drawn: random.Random) -> tuple[Stores, Installation]:
+        plan, network = self.plan, self._network
+        if plan.aws:
+            on_aws = AwsStores(drawn, plan, network, self._ledger, self)
+            return on_aws, AwsInstallation(drawn, plan, network, on_aws, self._broke)
+        stores = MachineStores(drawn, plan, network, self._ledger, self)
+        return stores, Installation(drawn, plan, network, stores)
 
     def run(self) -> None:
         """Raises Violation."""
@@ -175,16 +186,17 @@ class World:
 def run(
     seed: int,
     *,
+    kind: Kind = Kind.MACHINE,
     trace: Callable[[str], None] | None = None,
     stats: Counter[str] | None = None,
     adjust: Adjust | None = None,
 ) -> Found | None:
     """One run; `stats` collects what happened in it."""
-    world = World(seed, trace=trace, adjust=adjust)
+    world = World(seed, kind=kind, trace=trace, adjust=adjust)
     try:
         world.run()
     except (Violation, AssertionError) as violation:
-        return Found(seed, violation)
+        return Found(seed, violation, kind=kind)
     finally:
         if stats is not None:
             stats.update(world.stats)
