@@ -1,0 +1,141 @@
+"""What the flow costs on AWS and Pinecone: the requests of a real run, counted.
+
+Requests to SQS, DynamoDB and S3 are counted by a proxy in front of the emulator, those to Pinecone
+by its test server; nothing is taken from the product's own word. Capacity units of DynamoDB come
+from the sizes of the items that the run left behind. docs/costs.md multiplies them by prices.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from tests.acceptance.aws_installation import AwsInstallation, pinecone_server, unruly_server
+from tests.acceptance.service import wait_until
+from tests.bench.report import Line, Options, progress
+from tests.servers.aws import ministack
+from tests.servers.provision import provision
+
+DOCUMENTS = 1000
+PARAGRAPHS = 4
+IDLE_SECONDS = 180.0
+PATIENCE_SECONDS = 1800.0
+CALLS_PER_TEN = 4.0
+IDLE_CALLS_A_MINUTE = 3.0
+
+VOCABULARY = """queue worker vector index document version record lease commit retry message chunk
+    embed search storage cluster metric series label scrape alert target rule sample query"""
+WORDS = VOCABULARY.split()
+
+
+def measure(options: Options) -> list[Line]:
+    del options  # requests are counted, not timed: one run is enough
+    with TemporaryDirectory(prefix="bloomweaver-costs-") as folder:
+        return asyncio.run(_measure(Path(folder)))
+
+
+@dataclass
+class _Bench:
+    installation: AwsInstallation
+    aws_url: str
+    index_url: str
+
+    def counts(self) -> Counter[str]:
+        """Requests so far, `sqs.SendMessageBatch` and the like."""
+        aws = _get(f"{self.aws_url}/_unruly/counts")
+        found = Counter(
+            {k.removesuffix(".requests"): v for k, v in aws.items() if k.count(".") == 2}
+        )
+        index = _get(f"{self.index_url}/_test/")["requests"]
+        return found + Counter({f"pinecone.{k}": v for k, v in index.items()})
+
+    def during(self, what: Callable[[], None]) -> Counter[str]:
+        before = self.counts()
+        what()
+        return self.counts() - before
+
+
+async def _measure(folder: Path) -> list[Line]:
+    emulator = ministack()
+    proxy = unruly_server(emulator.url, seed=1, calm=True)
+    index = pinecone_server(lag_seconds=0.5)
+    installation = AwsInstallation(folder, aws_url=proxy.url, pinecone_url=index.url)
+    await provision(emulator.url, installation.product_settings)
+    bench = _Bench(installation, proxy.url, index.url)
+    installation.start()
+    try:
+        return await asyncio.to_thread(_phases, bench)
+    finally:
+        installation.close()
+        proxy.stop()
+        index.stop()
+
+
+def _phases(bench: _Bench) -> list[Line]:
+    texts = {f"doc-{n}.md": _text(n) for n in range(DOCUMENTS)}
+    edited = {name: text.replace("queue", "backlog", 1) for name, text in texts.items()}
+    phases: dict[str, Callable[[], None]] = {
+        "inserts": lambda: _send(bench, [_insert(*item) for item in texts.items()]),
+        "edits": lambda: _send(bench, [_insert(*item) for item in edited.items()]),
+        "deletes": lambda: _send(bench, [_delete(name) for name in texts]),
+    }
+    lines: list[Line] = []
+    for name, phase in phases.items():
+        counted = bench.during(phase)
+        lines += _lines(f"1,000 {name}", counted)
+        progress(f"{name}: {dict(counted)}")
+    idle = bench.during(lambda: time.sleep(IDLE_SECONDS))
+    return lines + _lines(f"idle, {IDLE_SECONDS:g} s", idle)
+
+
+def _send(bench: _Bench, changes: list[dict[str, Any]]) -> None:
+    """As a feed of lines, and until every document shows it and the queues are empty."""
+    feed = bench.installation.folder / "feed.jsonl"
+    feed.write_text("\n".join(map(json.dumps, changes)))
+    sent = bench.installation.run("replay", str(feed), timeout_seconds=PATIENCE_SECONDS)
+    if sent.returncode:
+        raise RuntimeError(sent.stderr[-2000:] + bench.installation.tail())
+    wait_until("every queue is empty", lambda: _quiet(bench), PATIENCE_SECONDS)
+
+
+def _quiet(bench: _Bench) -> bool:
+    """Looked at rarely: looking costs requests, too."""
+    time.sleep(2.0)
+    with suppress(OSError):
+        queues = bench.installation.get("/v1/stats")["queues"].values()
+        return not any(q["waiting"] + q["in_flight"] + q["delayed"] for q in queues)
+    return False
+
+
+def _lines(phase: str, counted: Counter[str]) -> list[Line]:
+    return [Line(f"{phase}: {name}", f"{number:,}") for name, number in sorted(counted.items())]
+
+
+def _insert(document_id: str, content: str) -> dict[str, Any]:
+    return {"change_type": "insert", "document_id": document_id, "content": content}
+
+
+def _delete(document_id: str) -> dict[str, Any]:
+    return {"change_type": "delete", "document_id": document_id}
+
+
+def _text(number: int) -> str:
+    drawn = random.Random(number)
+    paragraphs = [" ".join(drawn.choices(WORDS, k=120)) for _ in range(PARAGRAPHS)]
+    return f"# Document {number}\n\n" + "\n\n".join(paragraphs)
+
+
+def _get(url: str) -> dict[str, Any]:
+    with urllib.request.urlopen(url, timeout=30) as answer:
+        found: dict[str, Any] = json.loads(answer.read())
+        return found
