@@ -8,7 +8,7 @@ import sys
 import time
 from types import FrameType
 
-from tests.bench import accept, bulk, edits, freshness, idle, search, shape
+from tests.bench import accept, bulk, costs, edits, freshness, idle, search, shape
 from tests.bench.peers import measure as peers
 from tests.bench.peers import tokens
 from tests.bench.quality import measure as quality
@@ -25,6 +25,7 @@ MEASURES: dict[str, Measure] = {
     "tokens": tokens.measure,
     "peers": peers.measure,
     "quality": quality.measure,
+    "costs": costs.measure,
 }
 """`bulk` tells memory as well, `idle` the start. `edits`, `tokens` and `peers` compare with other
 tools, which they install when they are missing (tests/bench/peers)."""

@@ -220,3 +220,28 @@ def test_a_single_edit_is_passed_on_at_once(monkeypatch: pytest.MonkeyPatch) -> 
             assert fleet.client.calls["DeleteMessageBatch"] == n + 1
 
     fleet.run(edits)
+
+
+@pytest.mark.parametrize(("a_second", "requests_for_a_hundred"), [(200, 30), (50, 45), (2, 100)])
+def test_accepts_share_requests_when_many_come_at_once(
+    monkeypatch: pytest.MonkeyPatch, a_second: int, requests_for_a_hundred: int
+) -> None:
+    """And a lone one waits for nobody: at two a second each is answered before the next."""
+    fleet = Fleet(monkeypatch, taking(0.0))
+    took: list[float] = []
+
+    async def accept(queue: SqsQueue, wake_up: WakeUp) -> None:
+        began = asyncio.get_running_loop().time()
+        await queue.send(QueueName.DELETE, [wake_up])
+        took.append(asyncio.get_running_loop().time() - began)
+
+    async def feed(queue: SqsQueue) -> None:
+        sent = []
+        for wake_up in wake_ups(100):
+            sent.append(asyncio.create_task(accept(queue, wake_up)))
+            await asyncio.sleep(1 / a_second)
+        await asyncio.gather(*sent)
+
+    fleet.run(feed)
+    assert fleet.client.calls["SendMessageBatch"] <= requests_for_a_hundred
+    assert max(took) < (0.2 if a_second > 2 else 0.05)

@@ -74,6 +74,8 @@ class Waits:
     """In seconds. `send`: of any request, for company. `settle`: of a busy worker's requests."""
 
     send: float = 0.005
+    crowd: float = 0.1
+    """Of sends of which many come at once, as those of a feed being accepted."""
     settle: float = 2.0
     depth: float = 1.0
     """So long an answer about a queue's depth is taken for true."""
@@ -167,7 +169,8 @@ class SqsQueue:
         """A worker with a request's worth of messages in hand is busy: its wake-ups can wait."""
         of_change = envelope.queue is QueueName.CHANGE
         name = self._change_queue_of(namespace) if of_change else self._names.of[envelope.queue]
-        patience = self._waits.settle if len(self._leases) >= MOST_RECEIVED else 0.0
+        working = len(self._leases) >= MOST_RECEIVED
+        patience = self._waits.settle if working else self._waits.crowd
         await self._line(name).send(
             envelope, delay_seconds=delay_seconds, longest_wait_seconds=patience
         )
