@@ -12,9 +12,9 @@ import pytest
 
 from common.adapters.registry.dynamodb import DynamoDbRegistry, connect
 from common.adapters.registry.dynamodb_events import PAGE_EVENTS
-from common.adapters.registry.dynamodb_item import INLINE_BYTES
+from common.adapters.registry.dynamodb_item import INLINE_BYTES, KEPT_WRITES
 from common.adapters.registry.dynamodb_table import STATUS_INDEX, definition
-from common.aws.clients import shared_clients
+from common.aws.clients import TRIES, shared_clients
 from common.aws.errors import AwsSetupError
 from common.composition import connect as connect_any
 from common.model import (
@@ -38,6 +38,7 @@ from tests.servers.dynamodb_proxy import (
     DynamoDbProxy,
     Fault,
     Forward,
+    LostAnswer,
     dynamodb_proxy,
     loses_the_answer,
     throttles,
@@ -340,6 +341,38 @@ async def test_a_lost_race_leaves_no_pieces(pair: tuple[DynamoDbRegistry, ...], 
     assert await pair[0].get(KEY) == winner
 
 
+@pytest.mark.parametrize("throttled", [0, TRIES - 1])
+async def test_a_late_repeat_of_a_write_takes_no_piece_from_those_that_followed(
+    table: str, proxy: DynamoDbProxy, behind_proxy: DynamoDbRegistry, throttled: int
+) -> None:
+    """`throttled`: so often, between the try that was stored and the one that meets it; TRIES - 1
+    make the SDK forget that there was one."""
+    row = await store(behind_proxy, new_row())
+    newest: list[Row] = []
+
+    async def followed_by_many(request: dict[str, Any], forward: Forward) -> dict[str, Any]:
+        if "piece" in request["Item"]:
+            proxy.faults["PutItem"].insert(0, followed_by_many)
+            return await forward()
+        await forward()
+        other = DynamoDbRegistry(table, deadline_seconds=LIMIT_SECONDS)
+        for n in range(KEPT_WRITES):
+            await other.accept_blind(KEY, desired(f"{n}"), now=9.0, stale_after_seconds=60)
+        read = await other.get(KEY)
+        assert read is not None
+        newest.append(await store(other, replace(read, attempts=1)))
+        await other.close()
+        proxy.faults["PutItem"] = [throttles("ThrottlingException")] * throttled
+        raise LostAnswer
+
+    proxy.faults["PutItem"] = [followed_by_many]
+    assert await behind_proxy.put_if(replace(fragmented(), revision=row.revision)) is None
+
+    third = DynamoDbRegistry(table, deadline_seconds=LIMIT_SECONDS)
+    assert [await third.get(KEY)] == newest
+    await third.close()
+
+
 async def test_a_row_that_is_replaced_while_it_is_read_is_read_again(
     pair: tuple[DynamoDbRegistry, ...], proxy: DynamoDbProxy, behind_proxy: DynamoDbRegistry
 ) -> None:
@@ -414,6 +447,21 @@ async def test_another_life_is_not_taken_for_the_one_before(
 
     assert stored == replace(anew, revision=2)
     assert (await pair[0].history(KEY)).events == [event(1001), event(1000)]
+
+
+async def test_a_document_that_began_anew_is_not_deleted_as_the_one_before(
+    pair: tuple[DynamoDbRegistry, ...],
+) -> None:
+    """The revision says nothing of it: the new one has come to the same."""
+    before = await store(pair[0], new_row())
+    assert await pair[1].delete_if(before)
+    anew = await store(pair[1], new_row(attempts=1))
+    assert anew.revision == before.revision
+
+    assert not await pair[0].delete_if(before)
+    assert await pair[0].get(KEY) == anew
+    assert not await pair[0].delete_if(before)
+    assert await pair[1].get(KEY) == anew
 
 
 # --- lists

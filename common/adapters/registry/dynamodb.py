@@ -5,10 +5,11 @@ dynamodb_table the keys, the indexes and what they bear). A row is read strongly
 written by one conditional write; a change is accepted by one UpdateItem that reads nothing before
 (dynamodb_accept).
 
-What it costs, in requests: get 1, put_if 1 (2 where this process has not read the row), accept 1,
-delete_if 2. `due` asks each shard of the sweep index once and reads the rows it finds. `counts`
-reads the whole status index, about 1 MB for 8,000 documents, one call each; so it is asked once for
-all who ask at a time, and its answer is kept for ten seconds, or for ten times as long as it took.
+What it costs, in requests: get 1, put_if 1 and delete_if 2 (one more where this process has not
+read the row), accept 1. `due` asks each shard of the sweep index once and reads the rows it finds.
+`counts` reads the whole status index, about 1 MB for 8,000 documents, one call each; so it is asked
+once for all who ask at a time, and its answer is kept for ten seconds, or for ten times as long as
+it took.
 
 moto and ministack decide all conditions as DynamoDB does. They differ from it, and no test rests on
 that: both read their indexes consistently, where DynamoDB is behind by some milliseconds; neither

@@ -34,7 +34,7 @@ _THROTTLED = (
 class ConditionFailedError(Exception):
     """A conditional write that changed nothing.
 
-    `item`: what is stored, None if nothing is. `repeated`: the SDK had tried before, and that try
+    `item`: what is stored, None if nothing is. `repeated`: it had been tried before, and that try
     may have taken effect.
     """
 
@@ -65,17 +65,20 @@ class TableCalls:
 
     async def call(self, doing: str, ask: Callable[[DynamoDBClient], Awaitable[T]]) -> T:
         """Raises ConditionFailedError, and TransientError for all else."""
+        asked = 0
         try:
             async with asyncio.timeout(self._deadline):
                 client = await self.client()
 
                 async def once() -> T:  # A retried function must be a coroutine function itself.
+                    nonlocal asked
+                    asked += 1
                     return await ask(client)
 
                 return await _patiently()(once)
         except ClientError as error:
             if code_of(error) == "ConditionalCheckFailedException":
-                raise _condition_failed(error) from error
+                raise _condition_failed(error, asked) from error
             raise transient(error, f"{doing} ({self.name})") from error
         except TimeoutError as error:
             line = (
@@ -193,7 +196,8 @@ def _is_throttled(error: BaseException) -> bool:
     return isinstance(error, ClientError) and code_of(error) in _THROTTLED
 
 
-def _condition_failed(error: ClientError) -> ConditionFailedError:
+def _condition_failed(error: ClientError, asked: int) -> ConditionFailedError:
+    """`asked`: how often the SDK was, which counts the tries of the last time only."""
     response: Mapping[str, Any] = error.response
     tries = response.get("ResponseMetadata", {}).get("RetryAttempts", 0)
-    return ConditionFailedError(response.get("Item"), repeated=tries > 0)
+    return ConditionFailedError(response.get("Item"), repeated=tries > 0 or asked > 1)

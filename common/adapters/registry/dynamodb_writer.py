@@ -74,7 +74,7 @@ class RowWriter:
                 await self._calls.put(written.item, **_condition(row, known))
             except ConditionFailedError as failed:
                 if not _has(failed.item, draft.write):
-                    await self._undo(draft, written)
+                    await self._undo(draft, written, failed)
                     known = await self._of_another_life(row, failed.item)
                     if known is None:
                         return None
@@ -87,7 +87,10 @@ class RowWriter:
     async def delete_if(self, row: Row) -> bool:
         if not fits(row.key):
             return False
-        known = self._reader.forget(row.key)
+        known = await self._reader.known(row)
+        self._reader.forget(row.key)
+        if known is None or known.row != replace(row, news=()):
+            return False
         try:
             answer = await self._calls.call(
                 "delete a row",
@@ -95,13 +98,13 @@ class RowWriter:
                     TableName=self._calls.name,
                     Key=row_key(row.key),
                     ReturnValues="ALL_OLD",
-                    **_revision_is(row),
+                    **_condition(row, known),
                 ),
             )
         except ConditionFailedError as failed:
             # Gone after a try that may have done it. Whoever did it was entitled to, as we were.
             gone = failed.item is None and failed.repeated
-            if gone and known is not None:
+            if gone:
                 await self._remove_beside(row.key, known.life)
             return gone
         await self._remove_beside(row.key, str(answer["Attributes"]["life"]["S"]))
@@ -153,9 +156,15 @@ class RowWriter:
         self._reader.forget(row.key)
         return await self._reader.known(row)
 
-    async def _undo(self, draft: Draft, written: _Written) -> None:
-        """Pages stay: they hold what was stored before."""
-        await self._remove_parts(draft.asked.key, written.stored.life, written.new_parts())
+    async def _undo(self, draft: Draft, written: _Written, failed: ConditionFailedError) -> None:
+        """Pages stay: they hold what was stored before.
+
+        So do all parts when an earlier try may have stored the row: so many writes may have
+        followed that it does not know this one any more, and theirs may name the same parts.
+        What nobody names goes with the row.
+        """
+        if not failed.repeated:
+            await self._remove_parts(draft.asked.key, written.stored.life, written.new_parts())
 
     async def _tidy(self, draft: Draft, written: _Written) -> None:
         key, life = draft.asked.key, written.stored.life
@@ -214,15 +223,6 @@ def _condition(row: Row, known: Stored | None) -> dict[str, Any]:
             ":revision": {"N": str(row.revision)},
             ":life": {"S": known.life},
         },
-        "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
-    }
-
-
-def _revision_is(row: Row) -> dict[str, Any]:
-    return {
-        "ConditionExpression": "#revision = :revision",
-        "ExpressionAttributeNames": {"#revision": "revision"},
-        "ExpressionAttributeValues": {":revision": {"N": str(row.revision)}},
         "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
     }
 
