@@ -12,6 +12,10 @@ from functools import lru_cache
 from common.model import DocumentKey, IdRange, Metadata
 
 DOCUMENT_KEY_LENGTH = 26
+RAW_PREFIX = "raw/"
+PACKS_PREFIX = "packs/"
+BLOB_PREFIXES = (RAW_PREFIX, PACKS_PREFIX)
+"""Every blob lies under one of these; what else is in the store belongs to someone else."""
 
 
 def sha256_hex(data: bytes) -> str:
@@ -61,12 +65,12 @@ def doc_hash(
 
 def raw_blob_key(namespace: str, content_hash: str) -> str:
     """Content-addressed within its namespace, so that tenants never share a blob."""
-    return f"raw/{namespace_key(namespace)}/{content_hash[:2]}/{content_hash}"
+    return f"{RAW_PREFIX}{namespace_key(namespace)}/{content_hash[:2]}/{content_hash}"
 
 
 def pack_prefix(key: DocumentKey) -> str:
     name = document_key(key)
-    return f"packs/{namespace_key(key.namespace)}/{name[:2]}/{name}/"
+    return f"{PACKS_PREFIX}{namespace_key(key.namespace)}/{name[:2]}/{name}/"
 
 
 def pack_key(key: DocumentKey, version: int, doc_hash: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import unquote_plus
 
 from common.ports.errors import PermanentError
-from common.ports.landing import Area, Places
+from common.ports.landing import Area, Notice, Places
 
 MAX_KEY_BYTES = 1024
 """Of an S3 key as UTF-8."""
@@ -34,7 +34,7 @@ class Action(StrEnum):
     CONFIRM = "confirm"
     """The document is what was processed last."""
     LEAVE = "leave"
-    """Only a failed one is there: the document stays as it is until that is mended or removed."""
+    """The document stays as it is."""
     DELETE = "delete"
 
 
@@ -46,14 +46,31 @@ class Step:
     revision: str = ""
 
 
-def next_step(name: str, places: Places) -> Step:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cause:
+    """Why a name is looked at. Of itself, what lies where says nothing about a document that also
+    the API may change: an event may be late, or repeated."""
+
+    removed: bool = False
+    """The event tells that someone removed the processed object."""
+    overlapped: bool = False
+    """Who looks has changed the document in this very run, or met an object that moved on: the
+    document may have got older bytes after the newer ones."""
+    accepted: bool = False
+    """Who looks has made the document from an object in this very run."""
+
+
+def next_step(name: str, places: Places, cause: Cause) -> Step:
     if places.incoming is not None and not is_folder(name, places.incoming.size_bytes):
         return Step(Action.TAKE, places.incoming.revision)
     if places.processed is not None:
-        return Step(Action.CONFIRM, places.processed.revision)
-    if places.failed is not None or name.endswith("/"):
+        confirm = Step(Action.CONFIRM, places.processed.revision)
+        return confirm if cause.overlapped else Step(Action.LEAVE)
+    if name.endswith("/"):
         return Step(Action.LEAVE)
-    return Step(Action.DELETE)
+    # What this run accepted and is nowhere any more was removed while it was being accepted.
+    withdrawn = cause.accepted and places.failed is None
+    return Step(Action.DELETE) if cause.removed or withdrawn else Step(Action.LEAVE)
 
 
 def is_folder(name: str, size_bytes: int) -> bool:
@@ -84,26 +101,42 @@ def longest_name_bytes(prefix: str) -> int:
     return MAX_KEY_BYTES - len(key_of(prefix, Area.PROCESSED, "").encode())
 
 
-def name_of(prefix: str, key: str) -> str | None:
-    """The name within an area; None for keys that stand for no document."""
+def place_of(prefix: str, key: str) -> tuple[Area, str] | None:
+    """The area and the name within it; None for keys that stand for no document."""
     for area in Area:
         start = key_of(prefix, area, "")
         if key.startswith(start):
+            name = key.removeprefix(start)
             reason = area is Area.FAILED and key.endswith(REASON_SUFFIX)
-            return None if reason else key.removeprefix(start) or None
+            return (area, name) if name and not reason else None
     return None
 
 
 # --- notifications -------------------------------------------------------------------------------
 
 
-def names_in(message: str, bucket: str, prefix: str) -> list[str]:
+def notices_in(message: str, bucket: str, prefix: str) -> list[Notice]:
     """From S3's own notifications and from EventBridge's, each name once, in order.
 
     Raises NotANotificationError. S3's test event, and objects elsewhere, name nothing.
     """
-    names = (name_of(prefix, key) for found, key in _keys_in(_parsed(message)) if found == bucket)
-    return list(dict.fromkeys(name for name in names if name))
+    removed: dict[str, bool] = {}
+    for event in _events_in(_parsed(message)):
+        place = place_of(prefix, event.key) if event.bucket == bucket else None
+        if place is not None:
+            area, name = place
+            gone = event.is_removal and area is Area.PROCESSED
+            removed[name] = removed.get(name, False) or gone
+    return [Notice(name, gone) for name, gone in removed.items()]
+
+
+@dataclass(frozen=True, slots=True)
+class _Event:
+    """`is_removal`: by someone, not by a lifecycle rule."""
+
+    bucket: str
+    key: str
+    is_removal: bool
 
 
 def _parsed(message: str) -> dict[str, Any]:
@@ -116,20 +149,32 @@ def _parsed(message: str) -> dict[str, Any]:
     return value
 
 
-def _keys_in(value: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Buckets and keys."""
+def _events_in(value: dict[str, Any]) -> Iterator[_Event]:
     try:
         if value.get("Event") == "s3:TestEvent":
             return
         if value.get("source") == "aws.s3":  # EventBridge, which does not encode keys
-            yield value["detail"]["bucket"]["name"], value["detail"]["object"]["key"]
+            found = value["detail"]
+            yield _Event(found["bucket"]["name"], found["object"]["key"], _bridged_removal(value))
             return
         for record in value["Records"]:
             found = record["s3"]
-            yield found["bucket"]["name"], unquote_plus(found["object"]["key"], errors="strict")
+            key = unquote_plus(found["object"]["key"], errors="strict")
+            yield _Event(found["bucket"]["name"], key, _is_removal(record))
     except (KeyError, TypeError, UnicodeDecodeError) as error:
         kind = f"{type(error).__name__}: {error}"
         raise NotANotificationError(f"the message is no notification of S3: {kind}") from None
+
+
+def _is_removal(record: Mapping[str, Any]) -> bool:
+    """A lifecycle rule's are called LifecycleExpiration:…"""
+    return str(record.get("eventName", "")).removeprefix("s3:").startswith("ObjectRemoved:")
+
+
+def _bridged_removal(value: Mapping[str, Any]) -> bool:
+    """EventBridge calls both the same, and tells the reason beside."""
+    by_someone = value["detail"].get("reason") != "Lifecycle Expiration"
+    return value.get("detail-type") == "Object Deleted" and by_someone
 
 
 # --- metadata ------------------------------------------------------------------------------------

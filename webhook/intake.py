@@ -1,21 +1,24 @@
 """Intake: makes a document what the landing zone says it is, and moves the file that said it.
 
-Level-triggered: a notification only names an object. Each step looks where the objects of that name
-lie, acts, and looks again; it ends when what was acted on last is what is there. So whoever accepts
-bytes that were replaced meanwhile (a second intake of the same name, a user who is quick) sees it
-and accepts what is there now, and the last accept of all is of the bytes that stay.
+Level-triggered: a notification names an object, and tells whether someone removed a processed one.
+Each step looks where the objects of that name lie, acts, and looks again; it ends when what was
+acted on last is what is there. So whoever accepts bytes that were replaced meanwhile (a second
+intake of the same name, a user who is quick) sees it and accepts what is there now, and the last
+accept of all is of the bytes that stay. Whoever finds nothing to take leaves the document as it is:
+the API may have changed it since.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 import structlog
 
 from common import identity, telemetry
-from common.landing import Action, Step, decoded_metadata, next_step
+from common.landing import Action, Cause, Step, decoded_metadata, next_step
 from common.model import DocumentKey
 from common.ports.errors import TransientError
 from common.ports.landing import (
@@ -58,6 +61,10 @@ class Settled(StrEnum):
     """What was processed before, or a delete, cannot be accepted any more; the log says why."""
 
 
+_UNTOUCHED = frozenset({Settled.FAILED, Settled.REFUSED})
+"""Steps that leave the document as it was."""
+
+
 @dataclass(slots=True, kw_only=True)
 class IntakeHandler:
     """Any number may work on the same name at once. `admission` None: nothing is too much."""
@@ -73,19 +80,20 @@ class IntakeHandler:
         Raises TransientError, or PermanentError when something has to be mended first: the message
         must come back. NotANotificationError: it never can be worked off.
         """
-        for name in self.landing.names_in(message):
-            await self.reconcile(name)
+        for notice in self.landing.notices_in(message):
+            await self.reconcile(notice.name, removed=notice.removed)
 
-    async def reconcile(self, name: str) -> list[Settled]:
+    async def reconcile(self, name: str, *, removed: bool = False) -> list[Settled]:
         """What came of each step; `name` is NAMESPACE/DOCUMENT-ID.
 
-        Raises TransientError and what the ports raise.
+        `removed`: someone is known to have removed its processed object. Raises TransientError and
+        what the ports raise.
         """
         told: list[Settled] = []
         acted: Step | None = None
         for _ in range(LOOKS):
             places = await self.landing.look(name)
-            step = next_step(name, places)
+            step = next_step(name, places, _cause(removed, told))
             if step == acted or step.action is Action.LEAVE:
                 log.info("intake.done", name=name, steps=[settled.value for settled in told])
                 return told
@@ -199,6 +207,14 @@ def reason_of(name: str, seen: LandedObject, problem: Problem) -> bytes:
         "mend": "put a better file under incoming/, or remove this one from failed/",
     }
     return json.dumps(told, ensure_ascii=False, indent=2).encode(errors="backslashreplace")
+
+
+def _cause(removed: bool, told: Sequence[Settled]) -> Cause:
+    return Cause(
+        removed=removed,
+        overlapped=not _UNTOUCHED.issuperset(told),
+        accepted=Settled.ACCEPTED in told,
+    )
 
 
 def _refusal(error: Problem | ProfileMismatchError) -> Problem:

@@ -1,7 +1,9 @@
 """Works off the intake queue: what S3 tells of the landing zone, with a bounded number in hand.
 
-A message that fails is left to its visibility timeout, and to the queue's redrive policy if it
-keeps failing. What a document itself is refused for ends in failed/ and never comes here.
+What fails for something that is out of reach is put back as a fresh copy, which costs the message
+none of its receives: an outage of any length gives nothing up. Whatever else fails is left to its
+visibility timeout, and to the queue's redrive policy if it keeps failing. What a document itself is
+refused for ends in failed/ and never comes here.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ log = structlog.get_logger(__name__)
 
 BEATS_PER_VISIBILITY = 3
 LONGEST_PAUSE_SECONDS = 30.0
+LONGEST_DELAY_SECONDS = 300.0
+"""Of a message that was put back, however long the outage lasts."""
 
 
 class EventQueue(Protocol):
@@ -32,6 +36,8 @@ class EventQueue(Protocol):
     async def keep(self, message: EventMessage) -> None: ...
 
     async def hand_back(self, message: EventMessage) -> None: ...
+
+    async def put_back(self, message: EventMessage, delay_seconds: float) -> None: ...
 
     async def remove(self, message: EventMessage) -> None: ...
 
@@ -48,6 +54,8 @@ class IntakeLoop:
     jitter: random.Random = field(default_factory=random.Random)
     _in_hand: set[asyncio.Task[None]] = field(default_factory=set)
     _failed_receives: int = 0
+    _failed_takes: int = 0
+    """In a row, of whatever messages."""
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop` is set; then finish what is in hand, or hand it back."""
@@ -80,10 +88,13 @@ class IntakeLoop:
     async def _receive(self, limit: int) -> list[EventMessage]:
         try:
             messages = await self.queue.receive(limit)
-        except PortError as error:
+        except Exception as error:
+            if isinstance(error, PortError):
+                log.warning("intake.queue_unavailable", error=str(error))
+            else:
+                _tell(error)
             self._failed_receives += 1
-            log.warning("intake.queue_unavailable", error=str(error))
-            bound = min(2.0 ** min(self._failed_receives, 10), LONGEST_PAUSE_SECONDS)
+            bound = _growing(self._failed_receives, LONGEST_PAUSE_SECONDS)
             await asyncio.sleep(self.jitter.uniform(0.5, bound))
             return []
         self._failed_receives = 0
@@ -92,34 +103,61 @@ class IntakeLoop:
     async def _work(self, message: EventMessage) -> None:
         heartbeat = asyncio.create_task(self._beat(message))
         try:
-            await self.take(message.body)
-            await self.queue.remove(message)
+            if await self._taken(message):
+                await self.queue.remove(message)
         except asyncio.CancelledError:
             await asyncio.shield(asyncio.create_task(self._hand_back(message)))
             raise
         except PortError as error:
             log.warning("intake.failed", message=message.id, error=str(error))
         except Exception as error:
-            telemetry.UNFORESEEN.labels("intake").inc()
-            log.error("intake.failed", message=message.id, exc_info=error)
+            _tell(error, message)
         finally:
             await _cancel([heartbeat])
+
+    async def _taken(self, message: EventMessage) -> bool:
+        """False: it was put back. Raises what is no passing trouble."""
+        try:
+            await self.take(message.body)
+        except TransientError as error:
+            self._failed_takes += 1
+            bound = _growing(self._failed_takes, LONGEST_DELAY_SECONDS)
+            delay = self.jitter.uniform(1.0, bound)
+            log.warning("intake.put_back", message=message.id, seconds=delay, error=str(error))
+            await self.queue.put_back(message, delay)
+            return False
+        self._failed_takes = 0
+        return True
 
     async def _beat(self, message: EventMessage) -> None:
         while True:
             await asyncio.sleep(self.visibility_seconds / BEATS_PER_VISIBILITY)
             try:
                 await self.queue.keep(message)
-            except TransientError as error:
+            except PortError as error:
                 # It may be delivered twice then, which does no harm.
                 log.warning("intake.not_kept", message=message.id, error=str(error))
+            except Exception as error:
+                _tell(error, message)
 
     async def _hand_back(self, message: EventMessage) -> None:
         """What was cut off by a drain goes to another intake at once."""
         try:
             await self.queue.hand_back(message)
-        except TransientError as error:
+        except PortError as error:
             log.warning("intake.not_handed_back", message=message.id, error=str(error))
+        except Exception as error:
+            _tell(error, message)
+
+
+def _growing(failures: int, longest_seconds: float) -> float:
+    return min(2.0 ** min(failures, 10), longest_seconds)
+
+
+def _tell(error: Exception, message: EventMessage | None = None) -> None:
+    """Of an error that nobody foresaw."""
+    telemetry.UNFORESEEN.labels("intake").inc()
+    log.error("intake.failed", message=message.id if message else None, exc_info=error)
 
 
 async def _cancel(tasks: Sequence[asyncio.Task[Any]]) -> None:

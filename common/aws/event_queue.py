@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 LONG_POLL_SECONDS = 20
 MOST_MESSAGES = 10
+LONGEST_DELAY_SECONDS = 900
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,21 @@ class SqsEventQueue:
         async with self._calling("delete from") as sqs:
             await sqs.delete_message(
                 QueueUrl=await self._found_url(), ReceiptHandle=message.receipt
+            )
+
+    async def put_back(self, message: EventMessage, delay_seconds: float) -> None:
+        """As a fresh copy, none of whose receives count yet: SQS cannot lower a count. A death
+        between the two leaves both."""
+        await self.send(message.body, delay_seconds)
+        await self.remove(message)
+
+    async def send(self, body: str, delay_seconds: float) -> None:
+        """Deliverable after the delay, of 15 minutes at most."""
+        async with self._calling("send to") as sqs:
+            await sqs.send_message(
+                QueueUrl=await self._found_url(),
+                MessageBody=body,
+                DelaySeconds=min(math.ceil(delay_seconds), LONGEST_DELAY_SECONDS),
             )
 
     async def _hide(self, message: EventMessage, seconds: int) -> None:

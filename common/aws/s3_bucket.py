@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from aiohttp import ClientError as BrokenBodyError
 from botocore.exceptions import ClientError
 
 from common.aws.clients import AwsClients, shared_clients
@@ -77,12 +78,15 @@ class S3Bucket:
 
     @contextlib.asynccontextmanager
     async def call(self, doing: str, *, size_bytes: int = 0) -> AsyncIterator[Call]:
-        """For one request. `doing` completes 'cannot …'. Raises TransientError, AwsSetupError."""
+        """For one request. `doing` completes 'cannot …'. Raises TransientError, AwsSetupError.
+
+        A body that breaks off while it is read is no error of the SDK's, but of its HTTP client's.
+        """
         seconds = seconds_for(size_bytes, self.timeout_seconds)
         try:
             async with asyncio.timeout(seconds) as deadline:
                 yield Call(await self._client(), deadline, self.timeout_seconds)
-        except SDK_ERRORS as error:
+        except (*SDK_ERRORS, BrokenBodyError) as error:
             raise transient(error, f"{doing} (s3://{self.name})") from error
 
     async def _client(self) -> S3Client:

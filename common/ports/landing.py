@@ -18,6 +18,7 @@ __all__ = [
     "LandedObject",
     "Landing",
     "MovedOnError",
+    "Notice",
     "PermanentError",
     "Places",
     "TooLargeToMoveError",
@@ -67,6 +68,16 @@ class Places:
     failed: LandedObject | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """What a notification says of one name."""
+
+    name: str
+    removed: bool = False
+    """Someone removed the processed object. One that a lifecycle rule expired is not meant: the
+    store was tidied up, and the document stays."""
+
+
 class Landing(Protocol):
     """Raises TransientError when out of reach."""
 
@@ -74,7 +85,8 @@ class Landing(Protocol):
     def longest_name_bytes(self) -> int:
         """Longer ones (as UTF-8) can be put into incoming, and moved to failed only."""
 
-    async def look(self, name: str) -> Places: ...
+    async def look(self, name: str) -> Places:
+        """What is being moved from incoming meanwhile is seen in one area or in both."""
 
     async def read(self, name: str, area: Area, seen: LandedObject) -> bytes:
         """Raises MovedOnError when it is not that object any more."""
@@ -95,8 +107,8 @@ class Landing(Protocol):
     async def forget_failure(self, name: str, seen: LandedObject) -> None:
         """Remove the failed object and its reason, unless it is another one by now."""
 
-    def names_in(self, message: str) -> list[str]:
-        """Of the objects that a notification is about, each once.
+    def notices_in(self, message: str) -> list[Notice]:
+        """Of the objects that a notification is about, each name once.
 
         Raises NotANotificationError (`common.landing`).
         """

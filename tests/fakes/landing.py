@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import itertools
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
-from common.landing import longest_name_bytes, names_in
+from common.landing import longest_name_bytes, notices_in
 from common.ports.landing import (
     Area,
     LandedObject,
     MovedOnError,
+    Notice,
     Places,
     TooLargeToMoveError,
 )
@@ -82,18 +84,22 @@ class MemoryLanding:
     def longest_name_bytes(self) -> int:
         return longest_name_bytes("")
 
-    def names_in(self, message: str) -> list[str]:
-        return names_in(message, BUCKET, "")
+    def notices_in(self, message: str) -> list[Notice]:
+        return notices_in(message, BUCKET, "")
 
     async def look(self, name: str) -> Places:
-        """Three requests, and people may do something in between."""
-        found = []
-        for area in Area:
-            await self.pause()
-            held = self.held.get((area, name))
-            found.append(held.as_seen if held else None)
+        """Three requests, the second and the third in any order, and anything in between."""
+        incoming = await self._seen(Area.INCOMING, name)
+        processed, failed = await asyncio.gather(
+            self._seen(Area.PROCESSED, name), self._seen(Area.FAILED, name)
+        )
+        return Places(incoming=incoming, processed=processed, failed=failed)
+
+    async def _seen(self, area: Area, name: str) -> LandedObject | None:
         await self.pause()
-        return Places(incoming=found[0], processed=found[1], failed=found[2])
+        held = self.held.get((area, name))
+        await self.pause()
+        return held.as_seen if held else None
 
     async def read(self, name: str, area: Area, seen: LandedObject) -> bytes:
         await self.pause()

@@ -188,6 +188,51 @@ async def test_the_last_writes_token_is_waited_for(
     assert waited == ["3"]
 
 
+class Lag:
+    """An index that shows a write so long after the first look at it."""
+
+    def __init__(self, flow: Pipeline, seconds: float) -> None:
+        self.flow, self.left, self.looks = flow, seconds, 0
+
+    async def wait_visible(self, namespace: str, token: str, *, timeout_seconds: float) -> None:
+        self.looks += 1
+        waited = min(timeout_seconds, self.left)
+        self.flow.clock.now += waited
+        self.left -= waited
+        await self.flow.sweeper.sweep_rows()
+        if self.left > 0:
+            raise TransientError("the index does not show the write yet")
+
+
+async def test_an_index_that_lags_behind_is_waited_for_with_one_generation(flow: Pipeline) -> None:
+    """For longer than one write may take, and than an attempt's lease lasts."""
+    delivery = await packed(flow, THREE)
+    lag = Lag(flow, 1.5 * TIMERS.attempt_lease_seconds)
+    flow.index.wait_visible = lag.wait_visible  # type: ignore[method-assign]
+    assert await flow.handlers()[CREATE](delivery, Lease(flow.clock, LONG)) == Done("applied")
+    assert len(flow.index.upserted) == 3
+    assert lag.looks == 9
+    assert (await flow.row("a.md")).garbage == ()
+
+
+async def test_an_index_that_never_shows_a_write_is_given_up(flow: Pipeline) -> None:
+    delivery = await packed(flow, THREE)
+    lag = Lag(flow, LONG)
+    flow.index.wait_visible = lag.wait_visible  # type: ignore[method-assign]
+    with pytest.raises(TransientError, match="does not show the write yet"):
+        await flow.handlers()[CREATE](delivery, Lease(flow.clock, LONG))
+    assert lag.looks == 10, "ten times what a write may take"
+
+
+async def test_who_waits_for_an_index_stops_when_the_message_is_lost(flow: Pipeline) -> None:
+    delivery = await packed(flow, THREE)
+    lag = Lag(flow, LONG)
+    flow.index.wait_visible = lag.wait_visible  # type: ignore[method-assign]
+    with pytest.raises(LeaseExpiredError):
+        await flow.handlers()[CREATE](delivery, Lease(flow.clock, flow.clock.now + 12))
+    assert lag.looks == 3
+
+
 async def test_a_second_wake_up_collects_what_the_first_left(flow: Pipeline) -> None:
     await flow.insert("a.md", THREE)
     await flow.run()
@@ -373,6 +418,20 @@ async def test_a_blob_written_again_while_rows_are_read_is_spared(flow: Pipeline
     assert await sweeper.sweep_blobs() == 0
     assert seen == [10.0**10 - sweeper.blob_grace_seconds]
     assert await flow.blobs.exists(key)
+
+
+async def test_what_others_keep_in_the_blob_store_s_bucket_is_never_collected(
+    flow: Pipeline,
+) -> None:
+    foreign = ["invoices/2026.pdf", "incoming/docs/a.md", "processed/docs/b.md", "rawest/c", "d"]
+    orphans = [identity.raw_blob_key(NAMESPACE, "ab" * 32), "packs/n/do/doc/0000000001-hash"]
+    for key in [*foreign, *orphans]:
+        await flow.blobs.put(key, b"x")
+    sweeper = flow.sweeper
+    sweeper.clock = lambda: 10.0**10
+    assert await sweeper.sweep_blobs() == len(orphans)
+    assert [key for key in foreign if await flow.blobs.exists(key)] == foreign
+    assert not any([await flow.blobs.exists(key) for key in orphans])
 
 
 async def test_blobs_of_every_page_of_rows_are_kept(

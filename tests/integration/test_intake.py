@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+import random
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 
 import pytest
 
+from common import identity
 from common.aws.event_queue import EventMessage
 from common.landing import NotANotificationError, longest_name_bytes
 from common.model import DocumentKey, Row
@@ -24,10 +26,12 @@ from tests.fakes.registry import MemoryRegistry
 from webhook.accept import Accepted, Acceptor, Change, ChangeType
 from webhook.admission import Admission, Limits
 from webhook.intake import IntakeHandler, Settled
-from webhook.intake_loop import IntakeLoop
+from webhook.intake_loop import LONGEST_DELAY_SECONDS, IntakeLoop
 
 NAME = "docs/a.md"
 KEY = DocumentKey("docs", "a.md")
+PATIENCE_SECONDS = 20.0
+"""Only a loop that has ended, and a test that fails, takes as long."""
 
 
 class World:
@@ -80,7 +84,89 @@ async def test_what_was_processed_and_is_removed_is_deleted(world: World) -> Non
     await world.intake.reconcile(NAME)
     world.landing.remove(Area.PROCESSED, NAME)
 
-    assert await world.intake.reconcile(NAME) == [Settled.DELETED]
+    await world.intake.take_event(event("ObjectRemoved:Delete", Area.PROCESSED))
+
+    assert world.row().desired.tombstone
+
+
+def event(kind: str, area: Area) -> str:
+    s3 = {"bucket": {"name": BUCKET}, "object": {"key": f"{area.value}/{NAME}"}}
+    return json.dumps({"Records": [{"eventName": kind, "s3": s3}]})
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        event("ObjectRemoved:Delete", Area.FAILED),
+        event("ObjectRemoved:DeleteMarkerCreated", Area.INCOMING),
+        event("ObjectCreated:Put", Area.INCOMING),
+        event("LifecycleExpiration:Delete", Area.PROCESSED),
+    ],
+    ids=["failed", "incoming", "created", "expired"],
+)
+async def test_no_other_event_deletes_a_document(world: World, told: str) -> None:
+    await world.acceptor.accept(Change(key=KEY, change_type=ChangeType.INSERT, content=b"kept"))
+
+    await world.intake.take_event(told)
+
+    assert not world.row().desired.tombstone
+
+
+async def test_a_late_event_does_not_undo_what_the_api_changed_since(world: World) -> None:
+    world.landing.put(Area.INCOMING, NAME, b"# File")
+    await world.intake.reconcile(NAME)
+    await world.acceptor.accept(Change(key=KEY, change_type=ChangeType.INSERT, content=b"# API"))
+    newer = world.row().desired
+
+    await world.intake.take_event(event("ObjectCreated:Put", Area.INCOMING))
+    assert world.row().desired == newer
+
+    world.landing.put(Area.INCOMING, NAME, b"\0")
+    assert await world.intake.reconcile(NAME) == [Settled.FAILED]
+    assert world.row().desired == newer
+
+
+async def test_whose_bytes_were_overtaken_accepts_what_is_there(world: World) -> None:
+    """An older accept that comes after the newer one's: who brought it sees it, and mends it."""
+    slow = Overtaken(world.registry, MemoryBlobStore(), world.queue, HashEmbedder().profile, TIMERS)
+    other = IntakeHandler(
+        landing=world.landing, acceptor=world.acceptor, settings=world.intake.settings
+    )
+
+    async def overtake() -> None:
+        world.landing.put(Area.INCOMING, NAME, b"# Newer")
+        assert await other.reconcile(NAME) == [Settled.ACCEPTED]
+
+    slow.before, world.intake.acceptor = overtake, slow
+    world.landing.put(Area.INCOMING, NAME, b"# Older")
+
+    assert await world.intake.reconcile(NAME) == [Settled.ACCEPTED, Settled.ACCEPTED]
+
+    assert world.row().desired.content_hash == identity.sha256_hex(b"# Newer")
+
+
+class Overtaken(Acceptor):
+    """Something is done before its first change arrives."""
+
+    before: Callable[[], Awaitable[None]] | None = None
+
+    async def accept(self, change: Change) -> Accepted:
+        before, self.before = self.before, None
+        if before is not None:
+            await before()
+        return await super().accept(change)
+
+
+async def test_what_is_withdrawn_while_it_is_accepted_is_no_document(world: World) -> None:
+    slow = Overtaken(world.registry, MemoryBlobStore(), world.queue, HashEmbedder().profile, TIMERS)
+
+    async def withdraw() -> None:
+        world.landing.remove(Area.INCOMING, NAME)
+
+    slow.before, world.intake.acceptor = withdraw, slow
+    world.landing.put(Area.INCOMING, NAME, b"# A")
+
+    assert await world.intake.reconcile(NAME) == [Settled.ACCEPTED, Settled.DELETED]
 
     assert world.row().desired.tombstone
 
@@ -151,9 +237,16 @@ async def test_another_embedding_profile_is_a_reason(world: World) -> None:
 
 async def test_what_was_processed_stays_where_it_is_when_the_limits_change(world: World) -> None:
     world.landing.put(Area.PROCESSED, NAME, b"long since here")
+    world.landing.put(Area.INCOMING, NAME, b"x")
     world.intake.settings = Settings(_env_file=None, max_document_bytes=3)
+    slow = Overtaken(world.registry, MemoryBlobStore(), world.queue, HashEmbedder().profile, TIMERS)
 
-    assert await world.intake.reconcile(NAME) == [Settled.REFUSED]
+    async def withdraw() -> None:
+        world.landing.remove(Area.INCOMING, NAME)
+
+    slow.before, world.intake.acceptor = withdraw, slow
+
+    assert await world.intake.reconcile(NAME) == [Settled.ACCEPTED, Settled.REFUSED]
 
     assert world.areas() == {Area.PROCESSED}
     assert world.landing.reasons == {}
@@ -217,13 +310,14 @@ class ListQueue:
     kept: list[str] = field(default_factory=list)
     handed_back: list[str] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
-    failures: int = 0
+    put_back_after: dict[str, float] = field(default_factory=dict)
+    failures: list[Exception] = field(default_factory=list)
+    keep_failures: list[Exception] = field(default_factory=list)
     kept_twice: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def receive(self, limit: int) -> list[EventMessage]:
         if self.failures:
-            self.failures -= 1
-            raise TransientError("away")
+            raise self.failures.pop()
         self.most_at_once = max(self.most_at_once, limit)
         taken, self.waiting = self.waiting[:limit], self.waiting[limit:]
         if not taken:
@@ -231,12 +325,17 @@ class ListQueue:
         return [EventMessage(body, body, body) for body in taken]
 
     async def keep(self, message: EventMessage) -> None:
+        if self.keep_failures:
+            raise self.keep_failures.pop()
         self.kept.append(message.id)
         if len(self.kept) == 2:
             self.kept_twice.set()
 
     async def hand_back(self, message: EventMessage) -> None:
         self.handed_back.append(message.id)
+
+    async def put_back(self, message: EventMessage, delay_seconds: float) -> None:
+        self.put_back_after[message.id] = delay_seconds
 
     async def remove(self, message: EventMessage) -> None:
         self.removed.append(message.id)
@@ -291,22 +390,56 @@ async def test_only_so_many_are_in_hand_and_a_drain_finishes_them() -> None:
 
 
 async def test_what_fails_is_left_to_its_timeout_and_the_others_go_on() -> None:
+    """What is out of reach is put back, so that its receives do not add up in an outage."""
     errors: dict[str, Exception] = {
         "a": TransientError("away"),
         "b": PermanentError("mend"),
         "c": ZeroDivisionError(),
     }
-    queue, work, stop = ListQueue([*"abcd"], failures=1), Work(errors.get), asyncio.Event()
+    failures = [TransientError("away"), RuntimeError("nobody foresaw it")]
+    queue, work, stop = ListQueue([*"abcd"], failures=failures), Work(errors.get), asyncio.Event()
     work.go.set()
-    running = asyncio.create_task(loop_of(queue, work).run(stop))
-    for _ in range(4):
-        await work.begun.get()
+    loop = loop_of(queue, work)
+    loop.jitter = AtOnce()
+    running = asyncio.create_task(loop.run(stop))
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        for _ in range(4):
+            await work.begun.get()
 
     stop.set()
     await running
 
     assert queue.removed == ["d"]
+    assert list(queue.put_back_after) == ["a"]
     assert queue.handed_back == []
+
+
+async def test_the_longer_an_outage_the_later_messages_come_again() -> None:
+    names = [str(number) for number in range(40)]
+    queue, work, stop = ListQueue(names), Work(lambda _: TransientError("away")), asyncio.Event()
+    work.go.set()
+    loop = loop_of(queue, work)
+    loop.jitter = Latest()
+    running = asyncio.create_task(loop.run(stop))
+    for _ in names:
+        await work.begun.get()
+
+    stop.set()
+    await running
+
+    assert [queue.put_back_after[name] for name in names[:3]] == [2.0, 4.0, 8.0]
+    assert max(queue.put_back_after.values()) == LONGEST_DELAY_SECONDS
+    assert queue.removed == []
+
+
+class AtOnce(random.Random):
+    def uniform(self, a: float, b: float) -> float:
+        return 0.0
+
+
+class Latest(random.Random):
+    def uniform(self, a: float, b: float) -> float:
+        return max(a, b)
 
 
 async def test_what_outlasts_the_drain_is_handed_back() -> None:
@@ -322,9 +455,12 @@ async def test_what_outlasts_the_drain_is_handed_back() -> None:
 
 
 async def test_a_message_is_kept_while_it_is_worked_on() -> None:
-    queue, work, stop = ListQueue(["a"]), Work(), asyncio.Event()
+    """However often keeping it fails, and for whatever reason."""
+    failures = [TransientError("away"), RuntimeError("nobody foresaw it")]
+    queue, work, stop = ListQueue(["a"], keep_failures=failures), Work(), asyncio.Event()
     running = asyncio.create_task(loop_of(queue, work, visibility_seconds=0.03).run(stop))
-    await queue.kept_twice.wait()
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await queue.kept_twice.wait()
     work.go.set()
     stop.set()
     await running

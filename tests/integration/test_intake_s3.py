@@ -24,7 +24,7 @@ from common import identity
 from common.adapters.landing.s3 import S3Landing
 from common.adapters.registry.sqlite import SqliteRegistry
 from common.aws.clients import shared_clients
-from common.aws.event_queue import SqsEventQueue
+from common.aws.event_queue import EventMessage, SqsEventQueue
 from common.aws.s3_bucket import S3Bucket
 from common.model import DocumentKey, Row
 from common.ports.landing import Area
@@ -198,6 +198,31 @@ async def test_a_file_s_life_from_its_arrival_to_its_removal(zone: Zone) -> None
 
         await zone.delete("processed/docs/a b+ü.md")
         await zone.until(lambda: is_content(None))
+
+
+@pytest.mark.parametrize(
+    ("server", "versioned"), [(moto, True), (ministack, True)], ids=["moto", "ministack"]
+)
+async def test_a_message_that_is_put_back_begins_its_receives_anew(zone: Zone) -> None:
+    async with notified_queue(zone) as queue:
+        await zone.put("incoming/docs/a.md", b"x")
+        message = await _received(queue)
+        for _ in range(3):
+            await queue.put_back(message, 0.2)
+            later = await _received(queue)
+            assert (later.id != message.id, later.body) == (True, message.body)
+            message = later
+        await queue.remove(message)
+        assert (await queue.check()).endswith(": 0 waiting")
+
+
+async def _received(queue: SqsEventQueue) -> EventMessage:
+    """moto tells in a test event that it has begun to notify."""
+    while True:
+        (message,) = await queue.receive(1)
+        if "s3:TestEvent" not in message.body:
+            return message
+        await queue.remove(message)
 
 
 async def _equal(keys: Awaitable[set[str]], expected: set[str]) -> bool:

@@ -81,12 +81,12 @@ async def test_only_what_failed_comes_back(world: World, monkeypatch: pytest.Mon
     await world.put("incoming/docs/a.md", "What it says.")
     real = IntakeHandler.reconcile
 
-    async def reconcile(self: IntakeHandler, name: str) -> Any:
+    async def reconcile(self: IntakeHandler, name: str, **given: Any) -> Any:
         if name.endswith("away.md"):
             raise TransientError("S3 is away")
         if name.endswith("odd.md"):
             raise RuntimeError("nobody foresaw it")
-        return await real(self, name)
+        return await real(self, name, **given)
 
     monkeypatch.setattr(IntakeHandler, "reconcile", reconcile)
     records = [
@@ -100,12 +100,50 @@ async def test_only_what_failed_comes_back(world: World, monkeypatch: pytest.Mon
     assert await world.is_accepted("a.md")
 
 
+async def test_an_outage_costs_a_message_none_of_its_receives(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes to its queue again as another message; a queue that is away too hands it back."""
+
+    async def reconcile(_self: IntakeHandler, _name: str, **_given: Any) -> Any:
+        raise TransientError("S3 is away")
+
+    monkeypatch.setattr(IntakeHandler, "reconcile", reconcile)
+    clients = shared_clients()
+    sqs = await clients.client("sqs")
+    url = (await sqs.create_queue(QueueName=f"of-{world.bucket}"))["QueueUrl"]
+    records = [world.told("incoming/docs/a.md", n) for n in (1, 2)]
+    records[0]["eventSourceARN"] = f"arn:aws:sqs:eu-central-1:123456789012:of-{world.bucket}"
+    records[1]["eventSourceARN"] = "arn:aws:sqs:eu-central-1:123456789012:no-such-queue"
+
+    assert await take(*records) == [records[1]["messageId"]]
+
+    found = await sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])
+    await clients.release()
+    assert found["Attributes"]["ApproximateNumberOfMessagesDelayed"] == "1"
+
+
+class ColdStart(FunctionContext):
+    """It takes all the time there is."""
+
+    def get_remaining_time_in_millis(self) -> int:
+        return 60_000 if lambda_entry.INTAKE._opened is None else 0
+
+
+async def test_a_cold_start_takes_its_time_from_the_event(world: World) -> None:
+    await world.put("incoming/docs/a.md", "What it says.")
+    event = sqs_event(world.told("incoming/docs/a.md", 1))
+    answer = await asyncio.to_thread(lambda_entry.intake, event, ColdStart())
+    assert len(failed(answer)) == 1
+    assert not await world.is_accepted("a.md")
+
+
 async def test_what_the_time_does_not_suffice_for_comes_back(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cancelled: list[str] = []
 
-    async def reconcile(_self: IntakeHandler, name: str) -> Any:
+    async def reconcile(_self: IntakeHandler, name: str, **_given: Any) -> Any:
         try:
             await asyncio.Event().wait()
         finally:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import structlog
+from aiohttp import web
 
 from common.adapters.blobs.s3 import S3BlobStore, connect
 from common.adapters.blobs.s3_upload import PART_BYTES
@@ -18,8 +19,9 @@ from common.aws.errors import AwsSetupError
 from common.aws.s3_bucket import S3Bucket
 from common.ports.errors import TransientError
 from common.settings import Settings
-from tests.servers.aws import ministack, moto
+from tests.servers.aws import aws_environment, ministack, moto
 from tests.servers.buckets import new_bucket, s3_client
+from tests.servers.http_log import answering
 from tests.servers.process import ServerProcess
 
 if TYPE_CHECKING:
@@ -93,6 +95,26 @@ async def test_stored_damage_is_returned_for_its_reader_to_see(
         await s3.put_object(Bucket=bucket, Key="p/raw/a", Body=b"damaged", Metadata=wrong)
 
         assert await store.get("raw/a") == b"damaged"
+
+
+async def test_a_body_that_breaks_off_is_trouble_that_passes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def half(request: web.Request) -> web.StreamResponse:
+        answer = web.StreamResponse(headers={"Content-Length": "1000"})
+        await answer.prepare(request)
+        await answer.write(b"half of it")
+        assert request.transport is not None
+        request.transport.close()
+        return answer
+
+    async with answering(half) as server:
+        for name, value in aws_environment(server.url).items():
+            monkeypatch.setenv(name, value)
+        store = S3BlobStore(S3Bucket("b", timeout_seconds=30))
+        with pytest.raises(TransientError, match="cannot read raw/a"):
+            await store.get("raw/a")
+        await store.close()
 
 
 class _Breaking:

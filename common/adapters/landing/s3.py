@@ -1,9 +1,10 @@
 """The landing zone in an S3 bucket: `s3://BUCKET` or `s3://BUCKET/PREFIX`.
 
 Objects are put under incoming/ and move to processed/ or failed/. The bucket is to notify the
-intake queue of ObjectCreated:* under incoming/ and of ObjectRemoved:* under processed/ and failed/;
-others do no harm and cost a look each. It should be versioned: where it is not, a file that is put
-again with the same bytes just while it is moved cannot be told from the one that is moved.
+intake queue of ObjectCreated:* under incoming/ and of ObjectRemoved:* under processed/; others do
+no harm and cost a look each, and what a lifecycle rule expires deletes no document. It should be
+versioned: where it is not, a file that is put again with the same bytes just while it is moved
+cannot be told from the one that is moved.
 """
 
 from __future__ import annotations
@@ -15,8 +16,15 @@ from botocore.exceptions import ClientError
 
 from common.aws.s3_bucket import S3Bucket, bucket_and_prefix, is_missing, is_refused
 from common.aws.s3_versions import delete_versions, newest_of, versions_of
-from common.landing import key_of, longest_name_bytes, names_in, reason_key
-from common.ports.landing import Area, LandedObject, MovedOnError, Places, TooLargeToMoveError
+from common.landing import key_of, longest_name_bytes, notices_in, reason_key
+from common.ports.landing import (
+    Area,
+    LandedObject,
+    MovedOnError,
+    Notice,
+    Places,
+    TooLargeToMoveError,
+)
 from common.settings import Settings
 
 if TYPE_CHECKING:
@@ -48,12 +56,15 @@ class S3Landing:
     def longest_name_bytes(self) -> int:
         return longest_name_bytes(self._prefix)
 
-    def names_in(self, message: str) -> list[str]:
-        return names_in(message, self._bucket.name, self._prefix)
+    def notices_in(self, message: str) -> list[Notice]:
+        return notices_in(message, self._bucket.name, self._prefix)
 
     async def look(self, name: str) -> Places:
-        incoming, processed, failed = await asyncio.gather(
-            *(self._head(self._key(area, name)) for area in Area)
+        # Incoming first: what is being moved is copied before it is removed there, so that whoever
+        # no longer finds it there finds it where it went.
+        incoming = await self._head(self._key(Area.INCOMING, name))
+        processed, failed = await asyncio.gather(
+            *(self._head(self._key(area, name)) for area in (Area.PROCESSED, Area.FAILED))
         )
         return Places(incoming=incoming, processed=processed, failed=failed)
 
