@@ -4,10 +4,12 @@ for `bloomweaver doctor`."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
+from itertools import islice
 from typing import Any, Protocol, runtime_checkable
 
 import structlog
@@ -16,6 +18,7 @@ from common.composition import ConfigurationError
 from common.model import EmbeddingProfile
 from common.parts import Ports
 from common.ports.check import Checkable
+from common.ports.embedder import Embedder
 from common.ports.errors import PermanentError, TransientError
 from common.ports.index import DimensionMismatchError
 
@@ -86,12 +89,12 @@ async def require_usable(ports: Ports) -> None:
     if not settings.start_checks:
         return
 
-    def profile_of_model() -> EmbeddingProfile:
-        return ports.profile
+    def profiles() -> Iterator[EmbeddingProfile]:
+        return readable([ports.embedder, *ports.variants.values()])
 
     adapters = {name: getattr(ports, name, None) for name in ADAPTERS}
     checks = [
-        Check(variable_of(name), partial(checked, variable_of(name), adapter, profile_of_model))
+        Check(variable_of(name), partial(checked, variable_of(name), adapter, profiles))
         for name, adapter in adapters.items()
         if isinstance(adapter, Checkable | DimensionChecking)
     ]
@@ -109,24 +112,38 @@ def variable_of(name: str) -> str:
 
 
 async def checked(
-    name: str, adapter: Any, profile_of_model: Callable[[], EmbeddingProfile]
+    name: str, adapter: Any, profiles: Callable[[], Iterator[EmbeddingProfile]]
 ) -> Finding:
     """What the adapter says of itself; an empty line of one that is not checked. Raises PortError.
 
-    `profile_of_model` is called in a thread, where an index is to take the model's vectors.
+    `profiles`, of this process' model first and then of all variants', is called in a thread, where
+    an index is to take the models' vectors.
     """
     lines = [await adapter.check()] if isinstance(adapter, Checkable) else []
     if isinstance(adapter, DimensionChecking):
-        dimension = (await asyncio.to_thread(profile_of_model)).dimension
+        # Where namespaces differ in their dimension, so may the variants.
+        asked = None if isinstance(adapter, OneDimensional) else 1
+        found = await asyncio.to_thread(lambda: list(islice(profiles(), asked)))
+        dimensions = list(dict.fromkeys(profile.dimension for profile in found))
         try:
-            await adapter.check_dimension(dimension)
+            for dimension in dimensions:
+                await adapter.check_dimension(dimension)
         except DimensionMismatchError as error:
             if isinstance(adapter, OneDimensional):
                 raise
             # A namespace of another model, which keeps to it: only changes to it are refused.
             return Finding(name, Verdict.NOTE, ", ".join([*lines, _one_line(error)]))
-        lines.append(f"takes the model's {dimension} dimensions")
+        lines.append(f"takes the model's {dimensions[0]} dimensions")
     return Finding(name, Verdict.FINE, ", ".join(lines))
+
+
+def readable(embedders: Sequence[Embedder]) -> Iterator[EmbeddingProfile]:
+    """The profiles, each read when it is asked for. Raises PermanentError for the first; another's
+    model that is not on this machine is told of where it is used."""
+    yield embedders[0].profile
+    for embedder in embedders[1:]:
+        with contextlib.suppress(PermanentError):
+            yield embedder.profile
 
 
 async def carried_out(check: Check, timeout_seconds: float) -> Finding:

@@ -20,7 +20,7 @@ from typing import Any
 
 import aiohttp
 
-from common.checks import Check, Finding, Verdict, checked, variable_of
+from common.checks import Check, Finding, Verdict, checked, readable, variable_of
 from common.composition import connect
 from common.model import EmbeddingProfile, QueueName
 from common.ports.blobs import BlobStore
@@ -33,7 +33,7 @@ from common.ports.vectors import VectorCache
 from common.settings import Settings
 from common.storage.data_folder import DataFolder, DataFolderError, DataFolderInUseError
 from common.storage.free_space import free_bytes_beside
-from common.variants import own_variant
+from common.variants import own_variant, variants_of
 
 EMBEDDED = frozenset({"sqlite", "folder", "qdrant-edge"})
 AWS = frozenset({"sqs", "dynamodb", "s3"})
@@ -58,6 +58,8 @@ def checks_of(settings: Settings) -> list[Check]:
     if schemes & EMBEDDED:
         checks.append(Check("data folder", partial(_data_folder, settings)))
     checks += [Check(name, partial(_adapter, name, settings)) for name in named]
+    if "landing" in named:
+        checks.append(Check("intake queue", partial(_intake_queue, settings)))
     checks.append(Check("embedder", partial(_embedder, settings), MODEL_PATIENCE, MODEL_LATE))
     checks.append(Check("disk", partial(_disk, settings)))
     if schemes & AWS:
@@ -202,7 +204,7 @@ async def _tried(name: str, settings: Settings) -> str | Finding:
     url = getattr(settings, f"{name}_url")
     adapter = connect(name, url, settings, f"doctor-{os.getpid()}")
     try:
-        found = await checked(name, adapter, lambda: profile_of(settings))
+        found = await checked(name, adapter, partial(profiles_of, settings))
         if name == "registry":
             return await _registry_finding(adapter, settings, found.line)
         return found if found.line else await _light_call(name, adapter)
@@ -215,6 +217,12 @@ def profile_of(settings: Settings) -> EmbeddingProfile:
     url = own_variant(settings).embedder_url
     embedder: Embedder = connect("embedder", url, settings, "doctor")
     return embedder.profile
+
+
+def profiles_of(settings: Settings) -> Iterator[EmbeddingProfile]:
+    """Of the configured model, and then of all variants', as `readable` says."""
+    urls = [own_variant(settings).embedder_url, *(v.embedder_url for v in variants_of(settings))]
+    return readable([connect("embedder", url, settings, "doctor") for url in dict.fromkeys(urls)])
 
 
 async def _light_call(name: str, adapter: Any) -> str:
@@ -275,6 +283,21 @@ _LIGHT_CALLS: Mapping[str, Callable[[Any], Any]] = {
 
 def _counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+async def _intake_queue(settings: Settings) -> str:
+    """Where S3 tells of files in the landing zone, whatever queue the changes are in."""
+    from common.aws.event_queue import SqsEventQueue
+
+    queue = SqsEventQueue(
+        settings.intake_queue_name,
+        visibility_seconds=settings.visibility_timeout_seconds,
+        timeout_seconds=settings.request_timeout_seconds,
+    )
+    try:
+        return await queue.check()
+    finally:
+        await queue.close()
 
 
 # --- over the network ----------------------------------------------------------------------------

@@ -51,12 +51,16 @@ def _default_workers(given: dict[str, Any]) -> int:
 
 
 def mistakes_in(error: ValidationError | SettingsError) -> str:
-    """In one line, each named by the variable that it came from."""
+    """In one line, each named by the variable that it came from.
+
+    A default that is made of other settings cannot be made where one of them is wrong: no mistake.
+    """
     if isinstance(error, SettingsError):  # a setting that has to be JSON
         return f"{error}: {error.__cause__}"
     return "; ".join(
         f"BLOOMWEAVER_{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}, not {e['input']!r}"
         for e in error.errors()
+        if e["type"] != "default_factory_not_called"
     )
 
 

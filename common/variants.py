@@ -85,6 +85,7 @@ def _of_the_queue(settings: Settings) -> Iterator[str]:
 def _overlaps(settings: Settings) -> Iterator[str]:
     """What could never be meant: a worker would take what another model has to embed."""
     queues: dict[str, str] = {DEFAULT: settings.change_queue_name}
+    others = _other_queues(settings)
     patterns: dict[str, str] = {}
     for name, given in settings.embedding_variants.items():
         if name == DEFAULT:
@@ -93,9 +94,27 @@ def _overlaps(settings: Settings) -> Iterator[str]:
         for other, queue in queues.items():
             if queue == given.change_queue_name:
                 yield f"{name!r} and {other!r} have the same change queue {queue!r}"
+        if (taken := others.get(given.change_queue_name)) is not None:
+            yield f"the change queue of {name!r} is that of {taken}={given.change_queue_name}"
         queues[name] = given.change_queue_name
         for pattern in given.namespaces:
-            taker = patterns.get(pattern) or patterns.get("*")
-            if taker is not None:
+            takers = (patterns[one] for one in patterns if _covers(one, pattern))
+            taker = next(takers, name)
+            if taker != name:
                 yield f"{pattern!r} of {name!r} is never reached: {taker!r} takes it before"
             patterns.setdefault(pattern, name)
+
+
+def _other_queues(settings: Settings) -> dict[str, str]:
+    """The variable of each queue that is not for changes, by its name."""
+    roles = ("create", "update", "delete", "dead_letter", "intake")
+    fields = [f"{role}_queue_name" for role in roles]
+    return {getattr(settings, field): f"BLOOMWEAVER_{field.upper()}" for field in fields}
+
+
+def _covers(earlier: str, later: str) -> bool:
+    """Whether `earlier` takes all that `later` could, where that is plain: it is the same pattern,
+    or a prefix and *, which `later` begins with."""
+    prefix = earlier.removesuffix("*")
+    plain = prefix != earlier and not any(special in prefix for special in "*?[")
+    return earlier == later or (plain and later.startswith(prefix))

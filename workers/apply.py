@@ -4,6 +4,7 @@ obligations; `common.transitions` has the guards."""
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -38,6 +39,11 @@ log = structlog.get_logger(__name__)
 
 UPSERT_RECORDS = 256
 PLANS_AT_MOST = 20
+PATIENCE_IN_TIMEOUTS = 10
+"""So many write time-outs an index may take to show a write. Giving up means writing all of it
+again under new ids, which is more for an index that lags behind its writes."""
+SLICES_PER_LEASE = 4
+"""An attempt's lease is looked after so often while it waits."""
 
 
 class AttemptDoomedError(Exception):
@@ -127,10 +133,27 @@ class ApplyHandler:
             records = _records(key, pack, part, own.generation, number)
             token = await self._upsert(key.namespace, records)
             number += len(part)
-        await self.index.wait_visible(
-            key.namespace, token, timeout_seconds=self.write_timeout_seconds
-        )
+        await self._shown(key.namespace, token, attempt, lease)
         telemetry.RECORDS.labels("written").inc(len(plan.new))
+
+    async def _shown(
+        self, namespace: str, token: str, attempt: _AttemptLease, lease: Lease
+    ) -> None:
+        """Returns when queries see the write. While the index lags behind, the attempt's lease is
+        extended and the message's, which the consumer extends, is looked at."""
+        longest = self.timers.attempt_lease_seconds / SLICES_PER_LEASE
+        slice_seconds = min(self.write_timeout_seconds, longest)
+        slices = math.ceil(PATIENCE_IN_TIMEOUTS * self.write_timeout_seconds / slice_seconds)
+        for left in reversed(range(slices)):
+            await attempt.keep()
+            lease.check()
+            try:
+                await self.index.wait_visible(namespace, token, timeout_seconds=slice_seconds)
+            except TransientError:
+                if not left:
+                    raise
+            else:
+                return
 
     async def _upsert(self, namespace: str, records: list[Record]) -> str:
         """The deadline is shorter than the grace that collection leaves to writes under way."""

@@ -1,14 +1,16 @@
 """One aiobotocore session for a process, with the time-outs and retries that all adapters share.
 
 Region, credentials and profile come from where every AWS program takes them: the environment, the
-shared configuration files, the instance's or the function's role. `AWS_ENDPOINT_URL` points at
-another implementation of the services.
+shared configuration files, the instance's or the function's role. `AWS_REGION` names the region, as
+in the other SDKs: botocore alone reads only `AWS_DEFAULT_REGION`, which counts where the former is
+not set. `AWS_ENDPOINT_URL` points at another implementation of the services.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -52,7 +54,9 @@ class AwsClients:
         return self._clients[service]
 
     async def _open(self, service: str) -> Any:
-        context = self._session.create_client(service, config=_config(service))  # type: ignore[call-overload]
+        context = self._session.create_client(  # type: ignore[call-overload]
+            service, region_name=os.environ.get("AWS_REGION") or None, config=_config(service)
+        )
         try:
             return await self._opened.enter_async_context(context)
         except (BotoCoreError, ValueError) as error:  # ValueError: an endpoint that is no URL

@@ -13,11 +13,15 @@ from botocore.exceptions import (
     BotoCoreError,
     ClientError,
     ConnectTimeoutError,
+    CredentialRetrievalError,
     EndpointConnectionError,
     NoCredentialsError,
     NoRegionError,
     PartialCredentialsError,
     ProfileNotFound,
+    SSOTokenLoadError,
+    TokenRetrievalError,
+    UnauthorizedSSOTokenError,
 )
 
 from common.ports.errors import PermanentError, TransientError
@@ -45,6 +49,12 @@ _MENDS = {
     "InvalidClientTokenId": "the access key is unknown: check AWS_ACCESS_KEY_ID",
     "UnrecognizedClientException": "the access key is unknown: check AWS_ACCESS_KEY_ID",
     "InvalidAccessKeyId": "the access key is unknown: check AWS_ACCESS_KEY_ID",
+    "MissingAuthenticationToken": "the request is not signed: check the credentials",
+    "MissingAuthenticationTokenException": "the request is not signed: check the credentials",
+    "OptInRequired": "this account may not use the service: sign up for it, or check the account",
+    "RequestTimeTooSkewed": "this machine's clock is wrong: set it",
+    "InvalidSignatureException": "the secret key does not fit, or this machine's clock is wrong: "
+    "check AWS_SECRET_ACCESS_KEY and the clock",
     "SignatureDoesNotMatch": "the secret key does not fit: check AWS_SECRET_ACCESS_KEY",
     "AuthFailure": "the credentials are refused: check AWS_ACCESS_KEY_ID and the secret",
     "PermanentRedirect": "the bucket lives in another region: set AWS_REGION to it",
@@ -59,6 +69,21 @@ _MENDS = {
     "its name and AWS_REGION",
 }
 
+_MENDS_OF_CREDENTIALS: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
+    (
+        (NoCredentialsError, PartialCredentialsError, ProfileNotFound),
+        "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or run with a role",
+    ),
+    (
+        (UnauthorizedSSOTokenError, SSOTokenLoadError, TokenRetrievalError),
+        "sign in again (aws sso login), or check AWS_PROFILE",
+    ),
+    (
+        (CredentialRetrievalError,),
+        "check where AWS_PROFILE, or the role, takes its credentials from",
+    ),
+)
+
 
 def explain(error: Exception, doing: str) -> Explained:
     """`doing` completes 'cannot …': `receive from ChangeQueue`."""
@@ -66,9 +91,9 @@ def explain(error: Exception, doing: str) -> Explained:
         return _of_service(error, doing)
     if isinstance(error, NoRegionError):
         return Explained(f"cannot {doing}: no region is set: set AWS_REGION", True)
-    if isinstance(error, NoCredentialsError | PartialCredentialsError | ProfileNotFound):
-        mend = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or run with a role"
-        return Explained(f"cannot {doing}: {error}: {mend}", True)
+    for kinds, mend in _MENDS_OF_CREDENTIALS:
+        if isinstance(error, kinds):
+            return Explained(f"cannot {doing}: {error}: {mend}", True)
     if isinstance(error, EndpointConnectionError | ConnectTimeoutError):
         mend = "check AWS_REGION, AWS_ENDPOINT_URL and the network"
         return Explained(f"cannot {doing}: {error}: {mend}", False)

@@ -86,7 +86,10 @@ class Index(Protocol):
         top_k: int,
         where: MetadataFilter | None = None,
     ) -> list[Match]:
-        """The `top_k` nearest, best first; [] for a namespace never written."""
+        """The `top_k` nearest, best first; [] for a namespace never written.
+
+        Fewer of them where a service cannot send so many in one answer.
+        """
 
     async def fetch(self, namespace: str, ids: Sequence[str]) -> list[Record]:
         """The records of these ids, in any order; missing ids are absent.

@@ -176,6 +176,10 @@ CASES: dict[str, tuple[Break, int, tuple[str, ...]]] = {
         refused(DYNAMODB, "ExpiredTokenException"), WRONG, ("credentials have expired",),
     ),
     "expired credentials, S3": (refused(S3, "ExpiredToken"), WRONG, ("have expired",)),
+    "a wrong clock, S3": (refused(S3, "RequestTimeTooSkewed"), WRONG, ("clock is wrong: set it",)),
+    "a wrong clock, DynamoDB": (
+        refused(DYNAMODB, "InvalidSignatureException"), WRONG, ("and the clock",),
+    ),
     "AWS out of reach": (nobody_there(SQS), UNREACHABLE, ("AWS_ENDPOINT_URL", "network")),
     "DynamoDB out of reach": (nobody_there(DYNAMODB), UNREACHABLE, ("AWS_ENDPOINT_URL",)),
     "S3 out of reach": (nobody_there(S3), UNREACHABLE, ("AWS_ENDPOINT_URL",)),

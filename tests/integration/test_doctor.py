@@ -223,10 +223,14 @@ def test_services_of_aws_are_told_apart(
         "BLOOMWEAVER_REGISTRY_URL": "dynamodb:no-such-table",
         "BLOOMWEAVER_BLOBS_URL": "s3://no-such-bucket-anywhere/blobs",
         "BLOOMWEAVER_LANDING_URL": "s3://no-such-bucket-anywhere",
+        "BLOOMWEAVER_INTAKE_QUEUE_NAME": "no-such-intake",
         "BLOOMWEAVER_VECTORS_URL": "none:",
     }
     result = doctor(given)
     assert result.exit_code == 1
+    assert line_of(result, "intake queue").startswith("✗ intake queue: ")
+    assert "no-such-intake" in line_of(result, "intake queue")
+    assert "no such queue in this region" in line_of(result, "intake queue")
     assert f"✓ queue: {queues.names['change']}: 0 waiting" in result.stdout
     assert "no such table in this region" in line_of(result, "registry")
     assert line_of(result, "registry").endswith("(BLOOMWEAVER_REGISTRY_URL=dynamodb:no-such-table)")

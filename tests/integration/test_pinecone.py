@@ -317,6 +317,29 @@ async def test_top_k_beyond_the_services_limit_asks_for_the_limit(index: Pinecon
     assert len(await index.query("docs", QUERY, top_k=50_000)) == 1
 
 
+async def test_an_answer_of_more_than_4_mb_is_asked_for_again_with_fewer_matches(
+    index: PineconeIndex, server: PineconeServer
+) -> None:
+    near = [array("f", [1.0, n / 1000, 0.0]) for n in range(120)]
+    heavy = {"t": "x" * 38_000}
+    await written(index, *(record(n, vector=near[n], metadata=heavy) for n in range(120)))
+    asked = server.served.requests["query"]
+    found = await index.query("docs", QUERY, top_k=1000)
+    assert server.served.requests["query"] == asked + 5, "1000, 500, 250, 125, 62"
+    assert [match.number for match in found] == list(range(62))
+
+
+async def test_a_query_that_is_refused_for_its_size_however_little_it_asks_for_ends(
+    index: PineconeIndex, server: PineconeServer
+) -> None:
+    await written(index, record(0))
+    asked = server.served.requests["query"]
+    server.fail(*[Fault(kind=FaultKind.STATUS, status=413, operation="query")] * 20)
+    with pytest.raises(PermanentError, match="413"):
+        await index.query("docs", QUERY, top_k=1000)
+    assert server.served.requests["query"] == asked + 10
+
+
 async def test_metadata_that_no_record_can_hold_is_the_documents_fault(
     index: PineconeIndex, server: PineconeServer
 ) -> None:
@@ -475,6 +498,13 @@ def test_settings_that_cannot_work_are_refused(monkeypatch: pytest.MonkeyPatch) 
         adapter.connect("pinecone:documents", settings(), "test")
     with pytest.raises(PermanentError, match="names no index"):
         adapter.connect("pinecone:", settings(pinecone_api_key="k"), "test")
+    for address, more in (
+        ("https://me:hush@host", {}),
+        ("documents", {"pinecone_control_url": "https://me:hush@host"}),
+    ):
+        with pytest.raises(PermanentError, match="no user or password") as refused:
+            adapter.connect(f"pinecone:{address}", settings(pinecone_api_key="k", **more), "test")
+        assert "hush" not in str(refused.value)
     given = settings(pinecone_api_key="k", max_metadata_bytes=32769)
     with pytest.raises(PermanentError, match="BLOOMWEAVER_MAX_METADATA_BYTES=32769"):
         adapter.connect("pinecone:documents", given, "test")

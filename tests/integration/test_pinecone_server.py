@@ -180,6 +180,22 @@ async def test_what_pinecone_refuses_is_refused(
         assert not server.served.store.namespaces, "it was written all the same"
 
 
+async def test_a_result_of_more_than_4_mb_is_refused(
+    server: PineconeServer, index: AsyncIndex
+) -> None:
+    heavy = {"t": "x" * 39_900}
+    for part in range(0, 120, 40):
+        vectors = [
+            {"id": f"{n}", "values": VECTOR, "metadata": heavy} for n in range(part, part + 40)
+        ]
+        await index.upsert(vectors=vectors)
+    with pytest.raises(PineconeError, match=r"exceeds the limit of 4MB"):
+        await index.query(vector=VECTOR, top_k=120, include_metadata=True)
+    fits = await index.query(vector=VECTOR, top_k=100, include_metadata=True)
+    assert len(fits.matches) == 100
+    assert len((await index.query(vector=VECTOR, top_k=120)).matches) == 120
+
+
 @pytest.mark.parametrize(
     "address",
     ["/vectors/fetch", "/vectors/list?limit=101", "/vectors/list?limit=0", "/vectors/list?x=1"],

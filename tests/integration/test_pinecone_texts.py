@@ -18,6 +18,7 @@ from tests.builders import TIMERS
 from tests.fakes.embedder import DIMENSION
 from tests.pipeline import NAMESPACE, Pipeline, pipeline
 from tests.servers.pinecone import PineconeServer
+from tests.unit.pinecone_builders import record
 from webhook.search import Hit, Searcher
 from workers.scrub import Scrubber
 
@@ -76,6 +77,28 @@ async def test_a_hit_whose_text_is_in_the_pack_shows_it(world: World) -> None:
     assert hits["Two"].heading_path == ("Guide", "Two")
     assert "small plum" in hits["Three"].text
     assert all(hit.metadata == METADATA for hit in hits.values())
+
+
+async def test_a_page_that_is_larger_than_an_answer_of_pinecone_is_short(world: World) -> None:
+    await world.applied(*(section(f"S{n}", f"word{n}") for n in range(120)))
+    world.flow.clock.now += 1000  # so that nobody asks twice for what was just committed
+    asked = world.server.served.requests["query"]
+    hits = await world.searcher.search(NAMESPACE, "word1", top_k=200)
+    assert len(hits) == 64
+    assert all(hit.text for hit in hits)
+    assert world.server.served.requests["query"] == asked + 3, "258, 129 and 64 matches"
+
+
+async def test_hidden_records_that_fill_an_answer_end_the_widening(world: World) -> None:
+    """They are nearer than all that is visible, and more than one answer of Pinecone's holds."""
+    await world.applied("## One\n\napple\n")
+    vector = await world.flow.embedder.embed_query("apple")
+    hidden = [record(n, vector=vector, metadata=METADATA) for n in range(150)]
+    token = await world.flow.index.upsert(NAMESPACE, hidden)
+    await world.flow.index.wait_visible(NAMESPACE, token, timeout_seconds=10)
+    asked = world.server.served.requests["query"]
+    assert await world.searcher.search(NAMESPACE, "apple", top_k=10) == []
+    assert world.server.served.requests["query"] == asked + 5, "20, then 640, 320, 160 and 80"
 
 
 async def test_a_kept_record_shows_the_text_of_its_new_place(world: World) -> None:

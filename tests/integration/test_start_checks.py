@@ -13,8 +13,10 @@ from pydantic import SecretStr
 from structlog.testing import capture_logs
 
 from common import telemetry, up
+from common.adapters.embedder.profile import ProfileOnly
 from common.checks import OutOfReachError, require_usable
-from common.composition import ConfigurationError, open_ports
+from common.composition import ConfigurationError, connect, open_ports
+from common.model import EmbeddingProfile
 from common.ports.errors import PermanentError, TransientError
 from common.settings import Settings
 from tests.acceptance.service import MODELS, free_port
@@ -104,6 +106,37 @@ async def test_an_index_of_another_dimension_is_refused(
         with pytest.raises(ConfigurationError, match=r"BLOOMWEAVER_INDEX_URL: .*1536.*384"):
             await require_usable(ports)
     assert sorted(index.calls) == ["check", "check_dimension"]
+
+
+WIDE = EmbeddingProfile(model="wide", fingerprint="w", dimension=1024, max_tokens=64)
+
+
+@pytest.mark.parametrize("one_dimension", [True, False])
+async def test_an_index_with_one_dimension_has_to_take_every_variants_vectors(
+    one_dimension: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = install(monkeypatch, "index", Scripted(), dimension=384, one_dimension=one_dimension)
+    settings = settings_of(tmp_path, index_url="scripted:")
+    async with open_ports(settings, receiver="r", own_index=True) as ports:
+        ports.variants = {**ports.variants, "wide": ProfileOnly(WIDE)}
+        if one_dimension:
+            with pytest.raises(ConfigurationError, match=r"BLOOMWEAVER_INDEX_URL: .*384.*1024"):
+                await require_usable(ports)
+        else:
+            await require_usable(ports)
+    assert index.calls.count("check_dimension") == (2 if one_dimension else 1)
+
+
+async def test_a_variants_model_that_is_elsewhere_stops_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(monkeypatch, "index", Scripted(), dimension=384)
+    settings = settings_of(tmp_path, index_url="scripted:")
+    elsewhere = connect("embedder", f"fastembed:{tmp_path / 'none'}", settings, "r")
+    async with open_ports(settings, receiver="r", own_index=True) as ports:
+        ports.variants = {**ports.variants, "elsewhere": elsewhere}
+        await require_usable(ports)
+    await elsewhere.close()
 
 
 async def test_a_namespace_of_another_model_stops_nobody(

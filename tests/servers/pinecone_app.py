@@ -19,6 +19,8 @@ from tests.servers.pinecone_filters import check_filter, passes
 from tests.servers.pinecone_store import Change, Store, Stored
 
 API_VERSION = "2026-07"
+ANSWER_BYTES = 4 * 1024 * 1024
+"""Of a query; more is refused."""
 OPERATIONS = ("upsert", "query", "fetch", "list", "delete", "update", "stats", "describe")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -244,6 +246,8 @@ def _query(served: Served, call: _Call) -> Answer:
     served.faults.random.shuffle(best)  # Nobody promised an order.
     matches = [{**_shown(name, shown[name], body), "score": score} for name, score in best]
     answer = {"matches": matches, "namespace": namespace, "usage": {"readUnits": 1}}
+    if (size := len(json.dumps(answer).encode())) > ANSWER_BYTES:
+        raise RefusedError(400, f"Query result of {size} bytes exceeds the limit of 4MB")
     indexed = served.store.read(namespace).indexed
     return Answer(answer, {"x-pinecone-max-indexed-lsn": str(indexed)})
 

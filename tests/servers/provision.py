@@ -38,7 +38,10 @@ async def provision(endpoint_url: str, settings: Mapping[str, str]) -> None:
 
 async def _queues(clients: AwsClients, settings: Mapping[str, str]) -> None:
     sqs: SQSClient = await clients.client("sqs")
-    made = await sqs.create_queue(QueueName=settings["BLOOMWEAVER_DEAD_LETTER_QUEUE_NAME"])
+    kept: Any = {"MessageRetentionPeriod": str(14 * 86400)}
+    made = await sqs.create_queue(
+        QueueName=settings["BLOOMWEAVER_DEAD_LETTER_QUEUE_NAME"], Attributes=kept
+    )
     described = await sqs.get_queue_attributes(
         QueueUrl=made["QueueUrl"], AttributeNames=["QueueArn"]
     )
@@ -46,7 +49,7 @@ async def _queues(clients: AwsClients, settings: Mapping[str, str]) -> None:
         "deadLetterTargetArn": described["Attributes"]["QueueArn"],
         "maxReceiveCount": MAX_RECEIVES,
     }
-    attributes: Any = {
+    attributes = kept | {
         "VisibilityTimeout": str(VISIBILITY_SECONDS),
         "RedrivePolicy": json.dumps(redrive),
     }

@@ -73,7 +73,8 @@ class TestQueues:
 
     def _create(self, name: str, attributes: dict[str, str]) -> str:
         full = f"{name}-{self._suffix}"
-        self._client.create_queue(QueueName=full, Attributes=attributes)
+        kept = {"MessageRetentionPeriod": str(14 * 86400)}
+        self._client.create_queue(QueueName=full, Attributes=kept | attributes)
         return full
 
 

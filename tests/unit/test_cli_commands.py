@@ -83,6 +83,13 @@ def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "BLOOMWEAVER_PORT" in result.stderr
 
 
+def test_one_wrong_setting_is_one_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Defaults that are made of other settings cannot be made then."""
+    monkeypatch.setenv("BLOOMWEAVER_PORT", "abc")
+    said = invoke("status").stderr
+    assert said.count("BLOOMWEAVER_") == 1, said
+
+
 @pytest.mark.parametrize("url", ["127.0.0.1:8080", "http://", "http://[::"])
 def test_a_wrong_address_is_usage(url: str) -> None:
     result = invoke("status", "--url", url)

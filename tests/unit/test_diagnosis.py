@@ -78,7 +78,7 @@ def test_only_what_is_configured_is_looked_at() -> None:
     )  # fmt: skip
     assert outside == [
         "settings", "queue", "registry", "blobs", "vectors", "index", "landing",
-        "embedder", "disk", "clock", "webhook",
+        "intake queue", "embedder", "disk", "clock", "webhook",
     ]  # fmt: skip
 
 

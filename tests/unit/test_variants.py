@@ -93,6 +93,15 @@ def test_a_worker_embeds_the_variant_that_it_is_given() -> None:
          "'b' and 'a' have the same change queue 'ChangeQueue-large'"),
         ({"a": {**LARGE, "change_queue_name": "ChangeQueue"}}, {},
          "'a' and 'default' have the same change queue 'ChangeQueue'"),
+        ({"a": {**LARGE, "change_queue_name": "CreateQueue"}}, {},
+         "queue of 'a' is that of BLOOMWEAVER_CREATE_QUEUE_NAME=CreateQueue"),
+        ({"a": {**LARGE, "change_queue_name": "Up"}}, {"update_queue_name": "Up"},
+         "BLOOMWEAVER_UPDATE_QUEUE_NAME=Up"),
+        ({"a": {**LARGE, "change_queue_name": "DeleteQueue"}}, {}, "DELETE_QUEUE_NAME"),
+        ({"a": {**LARGE, "change_queue_name": "DeadLetterQueue"}}, {}, "DEAD_LETTER_QUEUE_NAME"),
+        ({"a": {**LARGE, "change_queue_name": "IntakeQueue"}}, {}, "INTAKE_QUEUE_NAME"),
+        ({"a": LARGE, "b": GPU}, {}, "'kb-images' of 'b' is never reached: 'a' takes it before"),
+        ({"a": LARGE, "b": {**GPU, "namespaces": ["kb-?x*"]}}, {}, "'kb-.x.' of 'b' is never"),
         ({"a": LARGE, "b": {**GPU, "namespaces": ["gpu", "kb-*"]}}, {},
          "'kb-\\*' of 'b' is never reached: 'a' takes it before"),
         ({"a": {**LARGE, "namespaces": ["*"]}, "b": GPU}, {},
@@ -107,7 +116,11 @@ def test_what_cannot_be_meant_is_said_at_the_start(
 
 
 def test_what_is_right_is_not_refused() -> None:
-    check_variants(settings({"large": LARGE, "gpu": GPU}, embedding_variant="gpu"))
+    check_variants(settings({"gpu": GPU, "large": LARGE}, embedding_variant="gpu"))
+    wider = {**GPU, "namespaces": ["k*", "kb", "tenant7", "t?n*"]}
+    check_variants(settings({"large": LARGE, "wider": wider}))
+    plain, others = {**GPU, "namespaces": ["gpu", "[*"]}, {**LARGE, "namespaces": ["gpu2", "[ab]"]}
+    check_variants(settings({"plain": plain, "others": others}))
     check_variants(settings({}, queue_url="sqlite:"))
 
 

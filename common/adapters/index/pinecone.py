@@ -5,6 +5,9 @@ Reads lag writes without a stated bound: `upsert` returns the number of its writ
 `wait_visible` asks until queries tell of it. A delete's number is not known (the SDK drops it), and
 need not be: what is deleted is in no manifest any more, so that readers pass over it meanwhile.
 
+An answer to a query is at most 4 MB: where `top_k` matches with all their metadata are more, it is
+asked for half as many until they fit.
+
 A record's metadata is at most 40 KB. Where the chunk's text does not fit beside the user's, text
 and heading path stay in the pack (`Record.text` is None).
 """
@@ -22,7 +25,7 @@ from common.adapters.index import pinecone_limits as limits
 from common.adapters.index import pinecone_records as records_
 from common.adapters.index.pinecone_calls import Ask, Calls
 from common.adapters.index.pinecone_client import Client
-from common.adapters.index.pinecone_errors import NotThereError, explain
+from common.adapters.index.pinecone_errors import NotThereError, TooLargeAnswerError, explain
 from common.adapters.index.pinecone_filters import condition
 from common.adapters.index.pinecone_freshness import Freshness
 from common.adapters.index.pinecone_limits import packed
@@ -155,9 +158,21 @@ class PineconeIndex:
         dimension = await self._index_dimension(until)
         if len(vector) != dimension:
             raise records_.mismatch(namespace, dimension, len(vector))
-        values = vector.tolist()
-        wanted = min(top_k, limits.TOP_K)
         filter_ = condition(where) if where is not None else None
+        wanted = min(top_k, limits.TOP_K)
+        answer = await self._queried(name, vector.tolist(), wanted, filter_, until)
+        if answer is None:
+            return []
+        if answer.response_info:
+            self._freshness.seen(name, answer.response_info.lsn_reconciled)
+        found = [records_.match(one.id, one.score, one.metadata) for one in answer.matches]
+        # Pinecone promises no order; ties must not change places between two equal queries.
+        return sorted(filter(None, found), key=lambda one: (-one.score, one.id))
+
+    async def _queried(
+        self, name: str, values: list[float], wanted: int, filter_: Any, until: float
+    ) -> Any:
+        """The answer with the `wanted` nearest, or with as many of them as fit into one."""
         ask = Ask("query", "query the Pinecone index", name, {"query": 1.0})
 
         async def query() -> Any:
@@ -166,14 +181,13 @@ class PineconeIndex:
                 vector=values, top_k=wanted, namespace=name, filter=filter_, include_metadata=True
             )
 
-        answer = await self._in_namespace(ask, query, until)
-        if answer is None:
-            return []
-        if answer.response_info:
-            self._freshness.seen(name, answer.response_info.lsn_reconciled)
-        found = [records_.match(one.id, one.score, one.metadata) for one in answer.matches]
-        # Pinecone promises no order; ties must not change places between two equal queries.
-        return sorted(filter(None, found), key=lambda one: (-one.score, one.id))
+        while True:
+            try:
+                return await self._in_namespace(ask, query, until)
+            except TooLargeAnswerError:
+                if wanted == 1:
+                    raise
+                wanted //= 2
 
     async def fetch(self, namespace: str, ids: Sequence[str]) -> list[Record]:
         name, until = _name(namespace), self._calls.deadline()
@@ -346,6 +360,11 @@ def connect(url: str, settings: Settings, receiver: str) -> Index:
     if not address:
         raise PermanentError(
             "BLOOMWEAVER_INDEX_URL=pinecone: names no index: pinecone:NAME or pinecone:https://HOST"
+        )
+    if "@" in address or "@" in settings.pinecone_control_url:
+        raise PermanentError(
+            "BLOOMWEAVER_INDEX_URL and BLOOMWEAVER_PINECONE_CONTROL_URL must hold no user or "
+            "password, they are logged: set BLOOMWEAVER_PINECONE_API_KEY"
         )
     if settings.max_metadata_bytes > limits.USER_METADATA_BYTES:
         raise PermanentError(

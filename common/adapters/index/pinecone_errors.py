@@ -6,6 +6,7 @@ no document must be given up for them. At a role's start it is a PermanentError 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -29,6 +30,10 @@ class NotThereError(TransientError):
     """404: the index, or the namespace, which nothing was ever written to."""
 
 
+class TooLargeAnswerError(PermanentError):
+    """More than Pinecone sends in one answer: ask for less."""
+
+
 class Kind(Enum):
     AGAIN = auto()
     """The service is busy or out of reach, or its answer was lost: it may have taken effect."""
@@ -39,6 +44,8 @@ class Kind(Enum):
     REFUSED = auto()
     """The request itself: trying again cannot help."""
     DIMENSION = auto()
+    TOO_LARGE = auto()
+    """The answer, or the request; the service's words do not tell them apart for sure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +57,8 @@ class Explained:
     def at_run_time(self) -> PortError:
         if self.kind is Kind.DIMENSION:
             return DimensionMismatchError(self.line)
+        if self.kind is Kind.TOO_LARGE:
+            return TooLargeAnswerError(self.line)
         if self.kind is Kind.REFUSED:
             return PermanentError(self.line)
         if self.kind is Kind.MISSING:
@@ -68,6 +77,9 @@ _MENDS = {
     403: "the API key may not do this: check BLOOMWEAVER_PINECONE_API_KEY and its roles",
     404: "there is no such index: create it, or check BLOOMWEAVER_INDEX_URL",
 }
+
+
+_ABOUT_SIZE = re.compile(r"\b(size|large|larger|exceed\w*|bytes|\d+ ?[KM]i?B)\b", re.IGNORECASE)
 
 
 def explain(error: BaseException, doing: str) -> Explained:
@@ -96,6 +108,8 @@ def _of_service(error: ApiError, doing: str) -> Explained:
         return Explained(Kind.MISSING, f"{line}: {_MENDS[404]}")
     if status == 400 and "dimension" in error.message.lower():
         return Explained(Kind.DIMENSION, line)
+    if status == 413 or (status == 400 and _ABOUT_SIZE.search(error.message)):
+        return Explained(Kind.TOO_LARGE, line)
     return Explained(Kind.REFUSED, line)
 
 

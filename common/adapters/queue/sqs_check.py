@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from common.adapters.queue.sqs_api import SqsApi
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 SHORTEST_VISIBILITY_SECONDS = 30
 """Of a queue itself: what a Lambda function has, and what looks at the dead letters by hand."""
+
+LONGEST_RETENTION_SECONDS = 14 * 86400
+"""SQS's own limit. Lost work is woken again from the registry; a lost dead letter is not."""
 
 Attributes = Mapping[str, str]
 
@@ -36,7 +39,12 @@ async def checked(api: SqsApi, name: str) -> Attributes:
     return attributes
 
 
-def line_of(found: Mapping[str, Attributes], names: Names, max_receives: int) -> str:
+def line_of(
+    found: Mapping[str, Attributes],
+    names: Names,
+    max_receives: int,
+    visibility_seconds: float,
+) -> str:
     told = [
         f"{_short(name)}: {attributes.get('ApproximateNumberOfMessages', '?')} waiting"
         for name, attributes in found.items()
@@ -49,36 +57,54 @@ def line_of(found: Mapping[str, Attributes], names: Names, max_receives: int) ->
             letters_arn=found[names.dead_letters].get("QueueArn", ""),
             is_letters=name == names.dead_letters,
             max_receives=max_receives,
+            visibility_seconds=visibility_seconds,
         )
     ]
     return ", ".join(told) + "".join(f"; warning: {warning}" for warning in warnings)
 
 
 def warnings_of(
-    attributes: Attributes, *, letters_arn: str, is_letters: bool, max_receives: int
+    attributes: Attributes,
+    *,
+    letters_arn: str,
+    is_letters: bool,
+    max_receives: int,
+    visibility_seconds: float,
 ) -> list[str]:
     """What works, but not as well as it could; each completes '<queue> …'."""
-    warnings = []
+    shortest = SHORTEST_VISIBILITY_SECONDS if is_letters else visibility_seconds
+    return [
+        *_of_times(attributes, max(shortest, SHORTEST_VISIBILITY_SECONDS)),
+        *_of_redrive(attributes, letters_arn, is_letters, max_receives),
+    ]
+
+
+def _of_times(attributes: Attributes, shortest: float) -> Iterator[str]:
     visibility = int(attributes.get("VisibilityTimeout", 0))
-    if visibility < SHORTEST_VISIBILITY_SECONDS:
-        warnings.append(
-            f"has a visibility timeout of {visibility} s: {SHORTEST_VISIBILITY_SECONDS} at least"
-        )
+    if visibility < shortest:
+        yield f"has a visibility timeout of {visibility} s: {shortest:g} at least"
+    retention = int(attributes.get("MessageRetentionPeriod", LONGEST_RETENTION_SECONDS))
+    if retention < LONGEST_RETENTION_SECONDS:
+        yield f"keeps messages for {retention} s: set {LONGEST_RETENTION_SECONDS} (14 days)"
+
+
+def _of_redrive(
+    attributes: Attributes, letters_arn: str, is_letters: bool, max_receives: int
+) -> Iterator[str]:
     redrive = _redrive_of(attributes)
     if is_letters:
         if redrive:
-            warnings.append("has a redrive policy: letters that are looked at would move on")
+            yield "has a redrive policy: letters that are looked at would move on"
     elif redrive.get("deadLetterTargetArn") != letters_arn:
-        warnings.append(
+        yield (
             "has no redrive policy to the dead-letter queue: a message whose workers die "
             "comes back until one of them lives to give it up"
         )
     elif int(redrive.get("maxReceiveCount", 0)) < max_receives:
-        warnings.append(
+        yield (
             f"moves messages after {redrive.get('maxReceiveCount')} receives, before "
             f"BLOOMWEAVER_MAX_RECEIVES={max_receives} is reached"
         )
-    return warnings
 
 
 def _redrive_of(attributes: Attributes) -> dict[str, str]:
