@@ -35,6 +35,7 @@ _IN_A_SANDBOX: dict[str, Any] = {
     "vectors_url": "none:",
     "fuse_graph": False,
     "log_format": "json",
+    "sqs_settle_wait_seconds": 0.005,  # what is handed back must not wait beyond the margin
 }
 """In place of the defaults of a machine; what the environment says goes before them."""
 LEAST_MARGIN_SECONDS = 1.0
@@ -52,7 +53,10 @@ class Context(Protocol):
 
 
 def work_seconds(context: Context) -> float:
-    """How long an event may be worked on: what is left, less what handing back may take."""
+    """How long an event may be worked on from now: what is left, less what handing back may take.
+
+    To be asked once everything is open: a cold start takes its time from the same event.
+    """
     left = context.get_remaining_time_in_millis() / 1000
     margin = min(max(left / 10, LEAST_MARGIN_SECONDS), LARGEST_MARGIN_SECONDS)
     return max(left - margin, 0.0)

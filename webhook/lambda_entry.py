@@ -139,5 +139,4 @@ def intake(event: Event, context: Context) -> dict[str, Any]:
     The whole batch comes back when it raises NotABatchError or CannotStartError.
     """
     records = records_of(event)
-    seconds = work_seconds(context)
-    return INTAKE.run(lambda handler: take_batch(handler, records, seconds))
+    return INTAKE.run(lambda handler: take_batch(handler, records, work_seconds(context)))

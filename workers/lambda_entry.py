@@ -22,13 +22,15 @@ from common.lambda_runtime import Context, Event, Sandbox, work_seconds
 from common.lambda_sqs import records_of
 from common.model import QueueName
 from common.parts import Ports
+from common.ports.errors import PortError
 from common.ports.index import Index
 from common.ports.queue import HandedQueue
 from common.settings import Settings
 from workers.consumers import consumer_of, handlers_of, sweeper_of
 from workers.lambda_batch import MappedQueue, work_batch
 from workers.loop import Consumer
-from workers.sweep import ROWS_PER_PASS
+from workers.sweep import ROWS_PER_PASS, Sweeper
+from workers.unforeseen import tell
 
 log = structlog.get_logger(__name__)
 
@@ -88,26 +90,22 @@ def sweep(event: Event, context: Context) -> dict[str, Any]:
 
     Rows every minute or two, blobs every hour or so: two schedules.
     """
-    seconds = work_seconds(context)
-    if event.get("blobs") is True:
-        return SANDBOX.run(lambda workshop: sweep_blobs(workshop, seconds))
-    return SANDBOX.run(lambda workshop: sweep_rows(workshop, seconds))
+    task = sweep_blobs if event.get("blobs") is True else sweep_rows
+    return SANDBOX.run(lambda workshop: task(workshop, work_seconds(context)))
 
 
 def scrub(event: Event, context: Context) -> dict[str, Any]:
     """Compares everything, or {"namespace": …}, and repairs nothing; the log has the findings."""
-    seconds = work_seconds(context)
     namespace = event.get("namespace")
-    return SANDBOX.run(lambda workshop: scrub_once(workshop, namespace, seconds))
+    return SANDBOX.run(lambda workshop: scrub_once(workshop, namespace, work_seconds(context)))
 
 
 def _consume(name: QueueName, event: Event, context: Context) -> dict[str, Any]:
     records = records_of(event)
-    seconds = work_seconds(context)
 
     async def work(workshop: Workshop) -> dict[str, Any]:
         consumer, queue = workshop.consumer(name)
-        return await work_batch(consumer, queue, records, seconds)
+        return await work_batch(consumer, queue, records, work_seconds(context))
 
     return SANDBOX.run(work)
 
@@ -119,13 +117,24 @@ async def sweep_rows(workshop: Workshop, seconds: float) -> dict[str, Any]:
     sweeper = sweeper_of(workshop.ports)
     rows, passes, adopted = 0, 0, 0
     async with _until(seconds) as time:
-        adopted = await sweeper.adopt_letters()
+        adopted = await _adopted(sweeper)
         swept = ROWS_PER_PASS
         while swept == ROWS_PER_PASS:
             swept = await sweeper.sweep_rows()
             rows, passes = rows + swept, passes + 1
     counts = {"rows": rows, "passes": passes, "adopted": adopted}
     return _summary("sweep.done", cut_short=time.over, **counts)
+
+
+async def _adopted(sweeper: Sweeper) -> int:
+    """Rows are swept even where letters cannot be looked at."""
+    try:
+        return await sweeper.adopt_letters()
+    except PortError as error:
+        log.warning("sweep.failed", error=str(error))
+    except Exception as error:
+        tell("sweeper", error)
+    return 0
 
 
 async def sweep_blobs(workshop: Workshop, seconds: float) -> dict[str, Any]:

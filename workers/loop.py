@@ -60,6 +60,8 @@ class Consumer:
     _alone: bool = False
     _outage: Outage = field(default_factory=Outage)
     _failed_receives: int = 0
+    _outlasted_seconds: float | None = None
+    """What is cut off now had so long."""
     _heartbeat: asyncio.Task[None] | None = None
     _in_hand: dict[asyncio.Task[None], tuple[Delivery, Lease]] = field(default_factory=dict)
 
@@ -72,15 +74,33 @@ class Consumer:
             await self._let_go()
 
     async def work(self, deliveries: Sequence[Delivery], *, seconds: float) -> None:
-        """These, received by someone else just now, all at once. Returns when each is settled;
-        after `seconds` what is still in hand is handed back."""
+        """These, received by someone else just now, all at once. Returns when each is settled.
+
+        What outlasts `seconds` is tried again, and given up like any other failure that repeats:
+        as a hand-back it would come back for ever. What is not begun is handed back, uncounted.
+        """
+        begun = self._alone_of(deliveries) if seconds > 0 else []
+        await asyncio.gather(*[self._release(d) for d in deliveries if d not in begun])
         try:
-            for delivery in deliveries:
+            for delivery in begun:
                 self._start(delivery)
             if self._in_hand:
                 await asyncio.wait(list(self._in_hand), timeout=seconds)
+            self._outlasted_seconds = seconds
         finally:
             await self._let_go()
+            self._outlasted_seconds = None
+
+    def _alone_of(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
+        """All of them, or one suspect alone: see `_parted`.
+
+        A suspect and not the fresh ones: where these went first, suspects would wait for as long
+        as fresh ones come with them, while so each batch settles one.
+        """
+        suspects = [d for d in deliveries if d.receive_count > 1]
+        if not self.isolate_suspects or not suspects:
+            return deliveries
+        return [max(suspects, key=lambda delivery: delivery.receive_count)]
 
     async def _let_go(self) -> None:
         heartbeat = [self._heartbeat] if self._heartbeat else []
@@ -230,7 +250,7 @@ class Consumer:
             telemetry.HANDLED.labels(self.name.value, "lease_lost").inc()
             log.warning("message.lease_lost", error=str(error))
         except asyncio.CancelledError:
-            await self._hand_back(delivery, lease)
+            await self._cut_off(delivery, lease)
             raise
         except TransientError as error:
             # Unsettled: the message comes back when its visibility timeout ends.
@@ -315,10 +335,26 @@ class Consumer:
             raise
         log.error("message.dead_lettered", reason=reason)
 
-    async def _hand_back(self, delivery: Delivery, lease: Lease) -> None:
+    async def _cut_off(self, delivery: Delivery, lease: Lease) -> None:
         """Work cut off by a drain goes to another worker at once, and is not held against it."""
-        if lease.remaining_seconds > 0:
+        if lease.remaining_seconds <= 0:
+            return
+        if self._outlasted_seconds is None:
             await asyncio.shield(self._release(delivery))
+        else:
+            await asyncio.shield(self._try_again(delivery, self._outlasted_seconds))
+
+    async def _try_again(self, delivery: Delivery, seconds: float) -> None:
+        """What cannot be settled comes back when its visibility timeout ends."""
+        late = TimeoutError(f"not done within the {seconds:.3g} s that there were for it")
+        outcome = decide(late, delivery, max_receives=self.max_receives, jitter=self.jitter)
+        log.warning("message.cut_off", outcome=type(outcome).__name__, seconds=seconds)
+        try:
+            await self._settle(delivery, outcome)
+        except (LeaseLostError, TransientError) as error:
+            log.warning("message.not_handed_back", error=str(error))
+        except Exception as error:
+            tell(f"{self.name}-consumer", error)
 
     async def _drain(self) -> None:
         if self._in_hand:

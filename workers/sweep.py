@@ -4,7 +4,7 @@ tombstones and unreferenced blobs. Any number of sweepers may run; each step is 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import structlog
@@ -79,10 +79,10 @@ class Sweeper:
         rows = await self.registry.due(before=now, limit=ROWS_PER_PASS)
         if not rows:
             return 0
-        since = await self._backlog_since(now)
+        backlogs = await self._backlogs(now)
         for row in rows:
             try:
-                await self._sweep_row(row, since)
+                await self._sweep_row(row, backlogs)
             except Exception as error:
                 # One row's trouble must not keep the others from being swept, now or next time.
                 log.warning(
@@ -105,7 +105,8 @@ class Sweeper:
     async def adopt_letters(self) -> int:
         """Mark the documents FAILED whose messages the queue's service gave up; how many.
 
-        The row first, the letter's reason second: a death between them repeats both.
+        The row first, the letter's reason second: a death between them repeats both. One letter's
+        trouble keeps no other from being adopted; it is found again.
         """
         if not isinstance(self.queue, AdoptingQueue):
             return 0
@@ -113,46 +114,50 @@ class Sweeper:
             registry=self.registry, queue=self.queue, timers=self.timers, clock=self.clock
         )
         letters = await self.queue.adopt(limit=ADOPTED_PER_PASS)
+        adopted = 0
         for letter in letters:
-            reason = (
-                f"received {letter.receive_count} times and never settled: its worker died or "
-                "lost its lease each time"
-            )
-            await note(letter, GiveUp(reason))
-            await self.queue.explain(letter, reason)
-            telemetry.SWEPT.labels("adopted").inc()
-            log.error("message.dead_lettered", **_named(letter), reason=reason)
-        return len(letters)
+            try:
+                await _adopt(self.queue, note, letter)
+            except Exception as error:
+                log.warning("sweep.letter_failed", **_named(letter), error=str(error))
+                if not isinstance(error, PortError):
+                    tell("sweeper", error)
+            else:
+                adopted += 1
+        return adopted
 
-    async def _backlog_since(self, now: float) -> dict[QueueName, float]:
-        """When the oldest message still waiting was sent: the queue has not come to later ones."""
-        since = {}
+    async def _backlogs(self, now: float) -> dict[QueueName, _Backlog]:
+        backlogs = {}
         for queue in QueueName:
             depth = await self.queue.depth(queue)
             age = depth.oldest_age_seconds if depth.tells_age else UNTOLD_AGE_SECONDS
-            since[queue] = now - age if depth.waiting else now
-        return since
+            backlogs[queue] = _Backlog(now - age if depth.waiting else now, depth.tells_age)
+        return backlogs
 
-    async def _sweep_row(self, row: Row, since: dict[QueueName, float]) -> None:
+    async def _sweep_row(self, row: Row, backlogs: Mapping[QueueName, _Backlog]) -> None:
         now = self.clock()
+        on_its_way = [backlogs[queue] for queue in _ways_of(row)]
+        guessed = False
         if may_forget(row, now, self.timers):
             await self.registry.delete_if(row)
             telemetry.SWEPT.labels("forgotten").inc()
             return
         if _is_stale(row, now, self.timers):
-            await self._wake(row, since)
+            woken = await self._wake(row, min(backlog.since for backlog in on_its_way))
+            guessed = woken and not all(backlog.told for backlog in on_its_way)
         if row.garbage and self.index is not None:
             await collect(self.registry, self.index, row.key, self.clock, self.timers)
             telemetry.SWEPT.labels("collected").inc()
         fresh = await self.registry.get(row.key)
         if fresh is not None and fresh.sweep_at is not None and fresh.sweep_at <= now:
-            await self.registry.put_if(postpone_sweep(fresh, now, self.timers))
+            later = postpone_sweep(fresh, now, self.timers)
+            await self.registry.put_if(_spaced(later, now) if guessed else later)
 
-    async def _wake(self, row: Row, since: dict[QueueName, float]) -> None:
+    async def _wake(self, row: Row, since: float) -> bool:
+        """Whether it was; `since`: when the oldest message on its way was sent."""
+        if since <= row.updated_at + SENT_WITHIN_SECONDS:
+            return False  # Its wake-up waits in a long backlog: another would only lengthen it.
         queue = QueueName.DELETE if row.desired.tombstone else QueueName.CHANGE
-        on_its_way = [queue] if row.desired.tombstone else _BEFORE_APPLIED
-        if min(since[name] for name in on_its_way) <= row.updated_at + SENT_WITHIN_SECONDS:
-            return  # Its wake-up waits in a long backlog: another one would only lengthen it.
         wake_up = WakeUp(
             namespace=row.key.namespace,
             document_id=row.key.document_id,
@@ -167,11 +172,21 @@ class Sweeper:
             document=row.key.document_id,
             version=row.desired.version,
         )
+        return True
 
     async def sweep_blobs(self) -> int:
-        """Delete blobs older than the grace that no row refers to; how many."""
+        """Delete blobs older than the grace that no row refers to; how many.
+
+        A bucket may hold other things too, such as the landing zone: only what lies where blobs
+        are written is looked at.
+        """
         before = self.clock() - self.blob_grace_seconds
-        old = {b.key async for b in self.blobs.list("") if b.modified_at < before}
+        old = {
+            blob.key
+            for prefix in identity.BLOB_PREFIXES
+            async for blob in self.blobs.list(prefix)
+            if blob.modified_at < before
+        }
         if not old:
             return 0
         packs = _by_folder(old)
@@ -197,6 +212,43 @@ class Sweeper:
                 cursor = page.cursor
                 if cursor is None:
                     break
+
+
+@dataclass(frozen=True, slots=True)
+class _Backlog:
+    """Of one queue. `since`: when the oldest message still waiting was sent, as it told or, where
+    it cannot, as is guessed; the queue has not come to later ones."""
+
+    since: float
+    told: bool
+
+
+def _ways_of(row: Row) -> Sequence[QueueName]:
+    return [QueueName.DELETE] if row.desired.tombstone else _BEFORE_APPLIED
+
+
+def _spaced(row: Row, now: float) -> Row:
+    """Look again after half of the time that the row waits by then, at the earliest.
+
+    Where the queue cannot tell, its message may well wait still, and one more at each pass would
+    make the backlog grow by itself. So there are few even of a row that waits for days. Garbage
+    waits as long; nobody sees it.
+    """
+    if row.sweep_at is None:
+        return row
+    spaced = now + (now - row.desired.accepted_at) / 2
+    return replace(row, sweep_at=max(row.sweep_at, spaced))
+
+
+async def _adopt(queue: AdoptingQueue, note: RegistryNote, letter: Delivery) -> None:
+    reason = (
+        f"received {letter.receive_count} times and never settled: its worker died or lost its "
+        "lease each time"
+    )
+    await note(letter, GiveUp(reason))
+    await queue.explain(letter, reason)
+    telemetry.SWEPT.labels("adopted").inc()
+    log.error("message.dead_lettered", **_named(letter), reason=reason)
 
 
 def _named(letter: Delivery) -> dict[str, str]:

@@ -114,6 +114,15 @@ class AwsInstallation:
             timeout=timeout_seconds,
         )
 
+    def begin(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """A command that goes on beside the test; its output is to be read."""
+        command = [sys.executable, "-W", "ignore", "-m", "common.cli.main", *arguments]
+        begun = subprocess.Popen(
+            command, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        self.processes["command"] = begun
+        return begun
+
     def get(self, path: str) -> Any:
         with urllib.request.urlopen(self.url + path, timeout=30) as answer:
             return json.loads(answer.read() or b"null")

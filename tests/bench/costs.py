@@ -1,8 +1,8 @@
 """What the flow costs on AWS and Pinecone: the requests of a real run, counted.
 
 Requests to SQS, DynamoDB and S3 are counted by a proxy in front of the emulator, those to Pinecone
-by its test server; nothing is taken from the product's own word. Capacity units of DynamoDB come
-from the sizes of the items that the run left behind. docs/costs.md multiplies them by prices.
+by its test server; nothing is taken from the product's own word. What a request of each kind is
+taken to cost, and why, is in docs/costs.md.
 """
 
 from __future__ import annotations
@@ -31,6 +31,32 @@ SCALE = 1000 / DOCUMENTS
 PARAGRAPHS = 4
 IDLE_SECONDS = 180.0
 PATIENCE_SECONDS = 1800.0
+
+MILLION = 1e6
+WRITE_UNIT, READ_UNIT = 0.625 / MILLION, 0.125 / MILLION
+"""Of DynamoDB on demand."""
+PINECONE_WRITE_UNIT, PINECONE_READ_UNIT = 4.0 / MILLION, 16.0 / MILLION
+DOLLARS = {
+    "sqs.": 0.40 / MILLION,
+    "dynamodb.PutItem": 5 * WRITE_UNIT,
+    "dynamodb.UpdateItem": 5 * WRITE_UNIT,
+    "dynamodb.DeleteItem": 5 * WRITE_UNIT,
+    "dynamodb.GetItem": READ_UNIT,
+    "dynamodb.Query": 0.5 * READ_UNIT,
+    "dynamodb.BatchGetItem": 20 * READ_UNIT,
+    "s3.GET": 0.4 / MILLION,
+    "s3.HEAD": 0.4 / MILLION,
+    "s3.PUT": 5.0 / MILLION,
+    "s3.POST": 5.0 / MILLION,
+    "s3.DELETE": 0.0,
+    "pinecone.upsert": 9 * PINECONE_WRITE_UNIT,
+    "pinecone.delete": 5 * PINECONE_WRITE_UNIT,
+    "pinecone.query": 0.25 * PINECONE_READ_UNIT,
+    "pinecone.fetch": PINECONE_READ_UNIT,
+    "pinecone.list": PINECONE_READ_UNIT,
+    "pinecone.stats": 0.0,
+}
+"""Of one request, by the longest name that fits."""
 
 VOCABULARY = """queue worker vector index document version record lease commit retry message chunk
     embed search storage cluster metric series label scrape alert target rule sample query"""
@@ -117,10 +143,24 @@ def _quiet(bench: _Bench) -> bool:
 
 
 def _lines(phase: str, counted: Counter[str], scale: float) -> list[Line]:
-    return [
+    counts = [
         Line(f"{phase}: {name}", f"{number * scale:,.0f}")
         for name, number in sorted(counted.items())
     ]
+    return [*counts, *_dollars(phase, counted, scale)]
+
+
+def _dollars(phase: str, counted: Counter[str], scale: float) -> list[Line]:
+    cents = 100 * scale
+    spent: dict[str, float] = dict.fromkeys((name.partition(".")[0] for name in counted), 0.0)
+    for name, number in counted.items():
+        spent[name.partition(".")[0]] += cents * number * _dollars_of(name)
+    lines = [Line(f"{phase}: {name}, cents", f"{value:,.3f}") for name, value in spent.items()]
+    return [*lines, Line(f"{phase}: all, cents", f"{sum(spent.values()):,.3f}")]
+
+
+def _dollars_of(name: str) -> float:
+    return DOLLARS[max((known for known in DOLLARS if name.startswith(known)), key=len)]
 
 
 def _insert(document_id: str, content: str) -> dict[str, Any]:

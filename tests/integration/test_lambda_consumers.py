@@ -17,9 +17,11 @@ import pytest
 from structlog.testing import capture_logs
 
 from common.adapters.embedder.profile import url_of
+from common.adapters.queue.sqs import SqsQueue
 from common.aws.clients import shared_clients
 from common.lambda_runtime import CannotStartError
 from common.model import DocumentKey, QueueName, Row, Status, WakeUp
+from common.ports.errors import TransientError
 from common.ports.queue import Delivery
 from tests.fakes.embedder import HashEmbedder
 from tests.lambda_events import FunctionContext, failed, shape
@@ -184,10 +186,10 @@ async def test_of_ten_messages_the_two_poisoned_ones_come_back(
     monkeypatch.setattr(ApplyHandler, "__call__", poisoned)
     monkeypatch.setattr("workers.retry.FIRST_DELAY_SECONDS", 0.0)
     mapping = world.mapping("create")
-    for _ in range(2):
-        back = await mapping.turn()
-        assert sorted(json.loads(body)["document_id"] for body in back) == ["d3", "d7"]
-    assert await mapping.turn() == []
+    back = await mapping.turn()
+    assert sorted(json.loads(body)["document_id"] for body in back) == ["d3", "d7"]
+    for _ in range(4):  # Each alone, twice.
+        await mapping.turn()
     assert [(await world.row(n)).applied.version for n in names if n not in ("d3", "d7")] == [1] * 8
     assert (
         await world.row("d3")
@@ -229,6 +231,39 @@ async def test_a_sweep_tells_of_what_the_service_gave_up_by_itself(world: World)
     row = await world.row("a")
     assert row.status is Status.FAILED
     assert "never settled" in (row.error or "")
+
+
+async def test_rows_are_swept_even_where_letters_cannot_be_looked_at(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.flow.insert("late", "Its wake-up was lost.")
+    await world.flow.receive(QueueName.CHANGE)
+
+    async def denied(_: SqsQueue, *, limit: int) -> list[Delivery]:
+        raise TransientError(f"may not look at {limit} letters")
+
+    monkeypatch.setattr(SqsQueue, "adopt", denied)
+    summary = await asyncio.to_thread(lambda_entry.sweep, {}, FunctionContext(60))
+    assert summary == {"rows": 1, "passes": 1, "adopted": 0, "cut_short": False}
+    assert await world.waiting("change") == 1
+
+
+class ColdStart(FunctionContext):
+    """It takes all the time there is."""
+
+    def get_remaining_time_in_millis(self) -> int:
+        return 60_000 if lambda_entry.SANDBOX._opened is None else 0
+
+
+async def test_a_cold_start_takes_its_time_from_the_event(world: World) -> None:
+    await world.embedded("a")
+    await asyncio.to_thread(lambda_entry.SANDBOX.close)
+    records = {"Records": shape("sqs_batch")["Records"]}
+    answer = await asyncio.to_thread(lambda_entry.create, records, ColdStart())
+    assert failed(answer) == [record["messageId"] for record in records["Records"]]
+    for function in (lambda_entry.sweep, lambda_entry.scrub):
+        await asyncio.to_thread(lambda_entry.SANDBOX.close)
+        assert (await asyncio.to_thread(function, {}, ColdStart()))["cut_short"]
 
 
 async def test_a_sweep_of_blobs_removes_what_nothing_refers_to(

@@ -17,10 +17,11 @@ import pytest
 from common.adapters.queue import sqs_letters
 from common.adapters.queue.sqs import QueueNames, SqsQueue, Waits, connect
 from common.adapters.queue.sqs_api import SqsApi
-from common.model import QueueName, Status, WakeUp
+from common.model import DocumentKey, QueueName, Row, Status, WakeUp
 from common.ports.errors import PermanentError, TransientError
 from common.ports.queue import AdoptingQueue, BatchReceivingQueue, Delivery, LeaseLostError
 from common.settings import Settings
+from common.wire import DamagedDataError, wake_up_to_json
 from tests.builders import KEY, TIMERS, row
 from tests.fakes.blobs import MemoryBlobStore
 from tests.fakes.registry import MemoryRegistry
@@ -45,6 +46,8 @@ class Meddler:
     calls: Counter[str] = field(default_factory=Counter)
     given: list[dict[str, Any]] = field(default_factory=list)
     refuse: Callable[[str, dict[str, Any]], dict[str, Any] | None] = lambda _, __: None
+    moved_from: dict[str, str] = field(default_factory=dict)
+    """By body: the queue that SQS says it moved the message from, which this server does not."""
 
     def __getattr__(self, operation: str) -> Any:
         async def call(**given: Any) -> Any:
@@ -52,7 +55,12 @@ class Meddler:
             self.given.append(given)
             if operation.endswith("_batch"):
                 return await self._batch(operation, given)
-            return await getattr(self.client, operation)(**given)
+            answer = await getattr(self.client, operation)(**given)
+            for message in answer.get("Messages", []):
+                if name := self.moved_from.get(message["Body"]):
+                    arn = f"arn:aws:sqs:eu-central-1:123456789012:{name}"
+                    message["Attributes"]["DeadLetterQueueSourceArn"] = arn
+            return answer
 
         return call
 
@@ -553,6 +561,62 @@ async def test_letters_with_a_reason_are_not_adopted(world: World) -> None:
     assert world.meddler.calls["receive_message"] == asked  # nothing changed: no look
 
 
+S3_EVENT = '{"Records": [{"eventSource": "aws:s3"}]}'
+
+
+async def test_letters_of_a_queue_that_is_not_of_wake_ups_are_left_alone(world: World) -> None:
+    """S3's events, which the intake could not take in."""
+    world.queues.send(world.names.dead_letters, S3_EVENT)
+    world.meddler.moved_from[S3_EVENT] = "IntakeQueue"
+
+    assert await world.queue.adopt(limit=10) == []
+    (letter,) = await world.queue.dead_letters(limit=10)
+    assert letter.reason == "moved by SQS from IntakeQueue after 3 receives"
+    assert await world.queue.redrive([letter.message_id]) == 0
+    assert world.waiting(world.names.of[CHANGE]) == 0
+
+    (left,) = world.queues.receive(world.names.dead_letters, visibility_seconds=0)
+    assert (left["Body"], left.get("MessageAttributes")) == (S3_EVENT, None)
+    assert await world.queue.discard([letter.message_id]) == 1
+
+
+async def test_letters_of_the_own_queues_are_adopted_and_redriven(world: World) -> None:
+    await world.send("a")
+    world.meddler.moved_from[wake_up_to_json(wake_up("a"))] = world.names.of[CHANGE]
+    await lose(world, 3)
+
+    (stray,) = await world.queue.adopt(limit=10)
+    await world.queue.explain(stray, "why")
+    (letter,) = await world.queue.dead_letters(limit=10)
+    assert letter.reason == "why"
+    assert await world.queue.redrive([letter.message_id]) == 1
+    assert world.waiting(world.names.of[CHANGE]) == 1
+
+
+async def test_a_letter_whose_row_cannot_be_read_hinders_no_other(world: World) -> None:
+    registry = await behind(world)
+    await world.send("damaged")
+    for _ in range(3):
+        await world.take(2, seconds=1)
+    while world.waiting(world.names.dead_letters) < 2:
+        await world.queue.receive(CHANGE, limit=2, visibility_seconds=60, wait_seconds=1)
+    read = registry.get
+
+    async def damaged(key: DocumentKey) -> Row | None:
+        if key.document_id == "damaged":
+            raise DamagedDataError("not a registry row")
+        return await read(key)
+
+    registry.get = damaged  # type: ignore[method-assign]
+
+    assert await sweeper_on(world, registry).adopt_letters() == 1
+
+    assert registry.rows[KEY].status is Status.FAILED
+    told = {d.wake_up.document_id: d.reason for d in await world.queue.dead_letters(limit=10)}
+    assert told[KEY.document_id] == registry.rows[KEY].error
+    assert "damaged" not in told  # hidden, until it is looked at again
+
+
 # --- checks -----------------------------------------------------------------------------------
 
 
@@ -563,6 +627,27 @@ async def test_a_check_says_what_waits(world: World) -> None:
 
     assert f"{world.names.of[CHANGE]}: 1 waiting" in line
     assert "warning" not in line
+
+
+async def test_a_check_warns_of_times_that_do_not_fit_the_settings(world: World) -> None:
+    fine = world.queues.create("Fine", VisibilityTimeout="300")
+    bad = world.queues.create("Bad", VisibilityTimeout="299", MessageRetentionPeriod="345600")
+    names = QueueNames(
+        of={**world.names.of, CHANGE: bad, QueueName.CREATE: fine},
+        dead_letters=world.names.dead_letters,
+    )
+    given = {f"{queue.value}_queue_name": name for queue, name in names.of.items()}
+    given |= {"queue_url": "sqs:", "dead_letter_queue_name": names.dead_letters}
+    queue = connect("sqs:", Settings(**given), "test")  # type: ignore[arg-type]
+
+    line = await queue.check()
+
+    assert f"{bad} has a visibility timeout of 299 s: 300 at least" in line
+    assert f"{bad} keeps messages for 345600 s: set 1209600 (14 days)" in line
+    assert f"{fine} has a visibility" not in line
+    assert f"{fine} keeps" not in line
+    assert f"{names.dead_letters} has a visibility" not in line, "nobody is given a lease on it"
+    await queue.close()
 
 
 async def test_a_check_warns_of_queues_that_are_set_up_badly(world: World) -> None:
@@ -588,6 +673,21 @@ async def test_a_check_names_a_missing_queue(world: World) -> None:
     await queue.close()
 
 
+@pytest.mark.parametrize("default", [None, "us-east-1"])
+async def test_aws_region_alone_names_the_region(
+    monkeypatch: pytest.MonkeyPatch, default: str | None
+) -> None:
+    use(monkeypatch, moto())
+    queues = TestQueues(moto().url)
+    monkeypatch.delenv("AWS_DEFAULT_REGION")
+    if default:
+        monkeypatch.setenv("AWS_DEFAULT_REGION", default)
+    queue = connect("sqs:", Settings(**queues.settings), "test")  # type: ignore[arg-type]
+
+    assert f"{queues.names['change']}: 0 waiting" in await queue.check()
+    await queue.close()
+
+
 @pytest.mark.parametrize(
     ("variable", "value", "error", "line"),
     [
@@ -609,8 +709,6 @@ async def test_a_check_says_what_to_set(
         monkeypatch.delenv(variable)
     else:
         monkeypatch.setenv(variable, value)
-        if variable == "AWS_REGION":
-            monkeypatch.setenv("AWS_DEFAULT_REGION", value)
     queue = connect("sqs:", Settings(**queues.settings), "test")  # type: ignore[arg-type]
 
     with pytest.raises(error, match=line):

@@ -182,13 +182,60 @@ async def test_an_outage_is_not_held_against_the_message(world: World) -> None:
     assert world.queue.handed[again["receiptHandle"]].receive_count == 1
 
 
-async def test_what_the_time_did_not_suffice_for_is_handed_back_at_once(world: World) -> None:
+async def test_what_the_time_never_suffices_for_is_given_up_with_a_reason(world: World) -> None:
     world.hanging = {"a"}
     await world.queue.fill("a", "b")
     records = world.queue.batch()
-    answer = await world.work(records, seconds=0.05)
-    assert failed(answer) == [records[0]["messageId"]]
-    assert [r["messageId"] for r in world.queue.batch()] == [records[0]["messageId"]]
+    assert failed(await world.work(records, seconds=0.05)) == [records[0]["messageId"]]
+    assert world.queue.left == {"a"}
+    answer: dict[str, Any] = {}
+    for received in (2, 3):
+        world.queue.now += 60.0
+        (again,) = records = world.queue.batch()
+        assert world.queue.handed[again["receiptHandle"]].receive_count == received
+        answer = await world.work(records, seconds=0.05)
+    assert failed(answer) == []
+    (letter,) = await world.queue.dead_letters(limit=9)
+    assert letter.reason.startswith("failed 3 times, the last time with: TimeoutError: not done")
+    assert world.notes["a"] == GiveUp(letter.reason)
+
+
+async def test_what_was_not_begun_for_lack_of_time_is_not_held_against_it(world: World) -> None:
+    await world.queue.fill("a")
+    for _ in range(4):
+        (record,) = records = world.queue.batch()
+        assert failed(await world.work(records, seconds=0.0)) == [record["messageId"]]
+    assert failed(await world.work(world.queue.batch())) == []
+    assert world.in_hand == {"a"}
+    assert world.notes == {}
+
+
+async def test_a_function_that_dies_of_a_message_takes_no_neighbour_with_it(world: World) -> None:
+    """A death counts against every message in hand; so who came back is in hand alone."""
+    world.consumer.isolate_suspects = True
+    world.outcomes = {"poison": RuntimeError("as if it had died")}
+    await world.queue.fill("a", "poison", "b")
+    world.queue.batch()  # Its function dies.
+    world.queue.now += 400.0
+    await world.queue.fill("fresh")
+    in_hand: list[set[str]] = []
+    while world.queue.left:
+        world.in_hand.clear()
+        records = world.queue.batch()
+        assert len(in_hand) < 9
+        answer = await world.work(records)
+        assert len(failed(answer)) >= len(records) - 1
+        in_hand.append(set(world.in_hand))
+        world.queue.now += 60.0
+    assert all(len(together) == 1 for together in in_hand)
+    assert [letter.wake_up.document_id for letter in world.queue.letters] == ["poison"]
+
+
+async def test_fresh_messages_are_worked_together(world: World) -> None:
+    world.consumer.isolate_suspects = True
+    await world.queue.fill("a", "b")
+    assert failed(await world.work(world.queue.batch())) == []
+    assert world.in_hand == {"a", "b"}
 
 
 async def test_a_message_that_cannot_be_read_stays_and_hinders_nobody(world: World) -> None:

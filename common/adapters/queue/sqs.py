@@ -106,6 +106,7 @@ class SqsQueue:
       died; `adopt` finds these.
 
     `change_queue_of` names the queue for a namespace's changes; `clock` gives the epoch's seconds.
+    `visibility_seconds` is what consumers are set to: the queues' own should not be shorter.
     """
 
     worthwhile_receive = MOST_RECEIVED
@@ -115,6 +116,7 @@ class SqsQueue:
         names: QueueNames,
         *,
         max_receives: int = 3,
+        visibility_seconds: float = 0.0,
         timeout_seconds: float = 30.0,
         waits: Waits | None = None,
         change_queue_of: Callable[[str], str] | None = None,
@@ -129,8 +131,12 @@ class SqsQueue:
         self._lines: dict[str, SqsLine] = {}
         self._leases = Leases(_now)
         self._max_receives = max_receives
+        self._visibility_seconds = visibility_seconds
         self._letters = DeadLetters(
-            self._line(names.dead_letters), max_receives=max_receives, clock=clock
+            self._line(names.dead_letters),
+            sources=[*names.of.values(), *names.variants],
+            max_receives=max_receives,
+            clock=clock,
         )
         self._depths: dict[QueueName, tuple[float, Depth]] = {}
         self._asking_depth: SingleFlight[QueueName, Depth] = SingleFlight()
@@ -150,7 +156,8 @@ class SqsQueue:
         """Raises as Checkable says. Warnings are part of the line: they stop nobody."""
         every = self._names.every
         found = await asyncio.gather(*[checked(self._api, name) for name in every])
-        return line_of(dict(zip(every, found, strict=True)), self._names, self._max_receives)
+        by_name = dict(zip(every, found, strict=True))
+        return line_of(by_name, self._names, self._max_receives, self._visibility_seconds)
 
     # --- sending ----------------------------------------------------------------------------
 
@@ -423,6 +430,7 @@ def connect(url: str, settings: Settings, receiver: str) -> SqsQueue:
     return SqsQueue(
         QueueNames.in_settings(own, variants),
         max_receives=settings.max_receives,
+        visibility_seconds=settings.visibility_timeout_seconds,
         timeout_seconds=settings.request_timeout_seconds,
         change_queue_of=lambda namespace: variant_of(settings, namespace).change_queue_name,
         waits=Waits(send=settings.sqs_send_wait_seconds, settle=settings.sqs_settle_wait_seconds),

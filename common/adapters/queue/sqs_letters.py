@@ -48,11 +48,17 @@ class HeldLetter:
 class DeadLetters:
     """One look at a time; looks of other processes hide each other's letters.
 
-    `max_receives` is what is said of letters that SQS moved by itself.
+    `max_receives` is what is said of letters that SQS moved by itself. `sources`: the queues of
+    wake-ups. What SQS moved from another, as S3's events from the intake's, is shown and can be
+    discarded, but is neither a stray nor redriven: it is no wake-up, and AWS's own redrive knows
+    where it belongs.
     """
 
-    def __init__(self, line: SqsLine, *, max_receives: int, clock: Clock) -> None:
+    def __init__(
+        self, line: SqsLine, *, sources: Collection[str], max_receives: int, clock: Clock
+    ) -> None:
         self._line = line
+        self._sources = {name.rpartition("/")[2] for name in sources}
         self._max_receives = max_receives
         self._clock = clock
         self._looking = asyncio.Lock()
@@ -85,10 +91,10 @@ class DeadLetters:
             await send(revived(copies[0].letter, self._clock()))
             await self._delete(copies)
 
-        return await self._with_each(ids, redrive)
+        return await self._with_each(ids, redrive, of=self._is_wake_up)
 
     async def discard(self, ids: Collection[str]) -> int:
-        return await self._with_each(ids, self._delete)
+        return await self._with_each(ids, self._delete, of=lambda _: True)
 
     async def strays(self, limit: int) -> list[HeldLetter]:
         """Letters without a reason, hidden for HIDDEN_SECONDS; no look where none can be."""
@@ -97,11 +103,17 @@ class DeadLetters:
             return []
         async with self._looking:
             found = await self._take(MOST_SEARCHED)
-            strays = [held for held in found if held.letter.reason is None][:limit]
+            strays = [held for held in found if self._is_stray(held.letter)][:limit]
             await self._give_back(held for held in found if held not in strays)
         if not strays:
             self._no_strays_among, self._no_strays_until = count, _now() + STRAYS_SECONDS
         return strays
+
+    def _is_stray(self, letter: Envelope) -> bool:
+        return letter.reason is None and self._is_wake_up(letter)
+
+    def _is_wake_up(self, letter: Envelope) -> bool:
+        return not letter.moved_from or letter.moved_from in self._sources
 
     async def _list(self) -> None:
         found = await self._take(MOST_LISTED)
@@ -111,16 +123,21 @@ class DeadLetters:
         self._pages_until = _now() + PAGES_SECONDS
 
     async def _with_each(
-        self, ids: Collection[str], act: Callable[[Sequence[HeldLetter]], Awaitable[None]]
+        self,
+        ids: Collection[str],
+        act: Callable[[Sequence[HeldLetter]], Awaitable[None]],
+        *,
+        of: Callable[[Envelope], bool],
     ) -> int:
-        """Do it with every letter that is found, copies of it together; how many were."""
+        """Do it with every such letter that is found, copies of it together; how many were."""
         if not ids:
             return 0
         wanted: dict[str, list[HeldLetter]] = {message_id: [] for message_id in ids}
         async with self._looking:
             others: list[HeldLetter] = []
             for held in await self._take(MOST_SEARCHED, set(ids)):
-                wanted.get(held.letter.message_id, others).append(held)
+                copies = wanted.get(held.letter.message_id, others)
+                (copies if of(held.letter) else others).append(held)
             acts = [act(copies) for copies in wanted.values() if copies]
             results = await asyncio.gather(*acts, return_exceptions=True)
             await self._give_back(others)

@@ -35,6 +35,7 @@ _REASON = "reason"
 _RECEIVE_COUNT = "receive_count"
 _DIED_AT = "died_at"
 _FIRST_RECEIVED = "ApproximateFirstReceiveTimestamp"
+_MOVED_FROM_ARN = "DeadLetterQueueSourceArn"
 
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """SQS refuses a message that holds one of these."""
@@ -58,6 +59,8 @@ class Envelope:
     receipt: str = ""
     reason: str | None = None
     died_at: float = 0.0
+    moved_from: str = ""
+    """Of a dead letter: the name of the queue that SQS itself moved it from, where SQS says so."""
 
     def wake_up(self) -> WakeUp:
         """Raises DamagedDataError."""
@@ -155,13 +158,15 @@ def opened(message: Mapping[str, Any], queue: QueueName) -> Envelope:
 def opened_letter(message: Mapping[str, Any], max_receives: int) -> Envelope:
     """A dead letter. Without a reason it was moved by SQS itself, after `max_receives`."""
     given, envelope = _texts_of(message), opened(message, QueueName.CHANGE)
-    first_received = _number_in(message.get("Attributes", {}), _FIRST_RECEIVED, 0.0) / 1000
+    system = message.get("Attributes", {})
+    first_received = _number_in(system, _FIRST_RECEIVED, 0.0) / 1000
     return replace(
         envelope,
         queue=_source_of(message),
         receive_count=int(_number_in(given, _RECEIVE_COUNT, max_receives)),
         reason=given.get(_REASON),
         died_at=_number_in(given, _DIED_AT, first_received),  # nearer is not known of a moved one
+        moved_from=system.get(_MOVED_FROM_ARN, "").rpartition(":")[2],
     )
 
 
@@ -186,11 +191,16 @@ def dead_letter_of(letter: Envelope) -> DeadLetter:
         message_id=letter.message_id,
         source=letter.queue,
         wake_up=wake_up,
-        reason=letter.reason or f"moved by SQS after {letter.receive_count} receives",
+        reason=letter.reason or _reason_of_moved(letter),
         receive_count=letter.receive_count,
         sent_at=letter.sent_at,
         died_at=letter.died_at,
     )
+
+
+def _reason_of_moved(letter: Envelope) -> str:
+    whence = f" from {letter.moved_from}" if letter.moved_from else ""
+    return f"moved by SQS{whence} after {letter.receive_count} receives"
 
 
 def _source_of(message: Mapping[str, Any]) -> QueueName:
