@@ -114,15 +114,6 @@ class AwsInstallation:
             timeout=timeout_seconds,
         )
 
-    def begin(self, *arguments: str) -> subprocess.Popen[bytes]:
-        """A command that goes on beside the test; its output is to be read."""
-        command = [sys.executable, "-W", "ignore", "-m", "common.cli.main", *arguments]
-        begun = subprocess.Popen(
-            command, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
-        self.processes["command"] = begun
-        return begun
-
     def get(self, path: str) -> Any:
         with urllib.request.urlopen(self.url + path, timeout=30) as answer:
             return json.loads(answer.read() or b"null")
@@ -132,10 +123,6 @@ class AwsInstallation:
         for process in self.processes.values():
             process.send_signal(signal.SIGTERM)
         return {name: p.wait(DRAIN_SECONDS) for name, p in self.processes.items()}
-
-    def kill(self, name: str) -> None:
-        self.processes[name].kill()
-        self.processes[name].wait(PATIENCE_SECONDS)
 
     def close(self) -> None:
         for process in self.processes.values():
