@@ -33,7 +33,7 @@ AWS_MUTANT_SEEDS = 1500
 LEFT_TO_THE_COMMAND = "letter-after-delete"
 """It takes many seeds: `python -m tests.simulation --kind aws --mutants`."""
 UNNOTICED_BY_SEEDS = "no-own-range-check"
-"""Since an apply keeps its lease while it waits for the index, 3,000 seeds do without this guard."""
+"""Since an apply keeps its lease while it waits for the index, its case is rare."""
 MUTANTS_ON_AWS = (
     *("no-wait-visible", "no-second-query", "no-lease"),
     *(name for name in AWS_MUTANTS if name != LEFT_TO_THE_COMMAND),
