@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 from itertools import islice
+from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
 import structlog
@@ -21,12 +22,21 @@ from common.ports.check import Checkable
 from common.ports.embedder import Embedder
 from common.ports.errors import PermanentError, TransientError
 from common.ports.index import DimensionMismatchError
+from common.settings import Settings
 
-__all__ = ["Check", "Finding", "OutOfReachError", "Verdict", "carried_out", "require_usable"]
+__all__ = [
+    "Check",
+    "Finding",
+    "OutOfReachError",
+    "Verdict",
+    "carried_out",
+    "require_each_usable",
+    "require_usable",
+]
 
 log = structlog.get_logger(__name__)
 
-ADAPTERS = ("queue", "registry", "blobs", "vectors", "embedder", "index", "landing")
+ADAPTERS = ("queue", "registry", "blobs", "vectors", "embedder", "index")
 """The fields of Ports that hold one, each named by a setting NAME_url."""
 
 
@@ -79,23 +89,32 @@ class OneDimensional(Protocol):
     async def dimension(self) -> int: ...
 
 
-async def require_usable(ports: Ports) -> None:
+async def require_usable(ports: Ports, beside: Mapping[str, object] = MappingProxyType({})) -> None:
     """One call to every adapter that can be checked, side by side, before anything is started.
 
-    Raises ConfigurationError for what a person must mend, OutOfReachError for what did not answer;
-    the message is one line and names the settings.
+    `beside`: what the role uses that is no port, by the setting that names it. Raises
+    ConfigurationError for what a person must mend, OutOfReachError for what did not answer; the
+    message is one line and names the settings.
     """
-    settings = ports.settings
-    if not settings.start_checks:
-        return
 
     def profiles() -> Iterator[EmbeddingProfile]:
         return readable([ports.embedder, *ports.variants.values()])
 
-    adapters = {name: getattr(ports, name, None) for name in ADAPTERS}
+    adapters = {variable_of(name): getattr(ports, name, None) for name in ADAPTERS}
+    await require_each_usable({**adapters, **beside}, ports.settings, profiles)
+
+
+async def require_each_usable(
+    adapters: Mapping[str, object],
+    settings: Settings,
+    profiles: Callable[[], Iterator[EmbeddingProfile]] = lambda: iter(()),
+) -> None:
+    """As `require_usable`, of adapters by the setting that names each; `profiles` for indexes."""
+    if not settings.start_checks:
+        return
     checks = [
-        Check(variable_of(name), partial(checked, variable_of(name), adapter, profiles))
-        for name, adapter in adapters.items()
+        Check(setting, partial(checked, setting, adapter, profiles))
+        for setting, adapter in adapters.items()
         if isinstance(adapter, Checkable | DimensionChecking)
     ]
     timeout_seconds = settings.check_timeout_seconds

@@ -10,6 +10,7 @@ from typing import Any
 
 from common.parts import Ports
 from common.ports.errors import PermanentError
+from common.secrets import without_passwords
 from common.settings import Settings
 from common.variants import check_variants, own_variant, variants_of
 
@@ -55,7 +56,7 @@ def connect(port: str, url: str, settings: Settings, receiver: str) -> Any:
     module_name = f"common.adapters.{port}.{scheme.replace('-', '_')}"
     if not colon or not scheme.replace("-", "").isalnum():
         raise ConfigurationError(
-            f"BLOOMWEAVER_{port.upper()}_URL={url!r} is not of the form SCHEME:…"
+            f"BLOOMWEAVER_{port.upper()}_URL={without_passwords(url)!r} is not of the form SCHEME:…"
         )
     try:
         module = importlib.import_module(module_name)
@@ -63,7 +64,7 @@ def connect(port: str, url: str, settings: Settings, receiver: str) -> Any:
         if error.name != module_name:
             raise
         raise ConfigurationError(
-            f"BLOOMWEAVER_{port.upper()}_URL={url!r}: there is no {port} adapter {scheme!r}; "
-            "`bloomweaver settings` lists the known ones"
+            f"BLOOMWEAVER_{port.upper()}_URL={without_passwords(url)!r}: there is no {port} "
+            f"adapter {scheme!r}; `bloomweaver settings` lists the known ones"
         ) from None
     return module.connect(url, settings, receiver)

@@ -10,10 +10,11 @@ import contextlib
 import difflib
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import partial
+from importlib.metadata import entry_points
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,7 +23,9 @@ import aiohttp
 
 from common.checks import Check, Finding, Verdict, checked, readable, variable_of
 from common.composition import connect
+from common.door import needs_a_key, no_key, require_a_key_if_needed
 from common.model import EmbeddingProfile, QueueName
+from common.oidc_issuers import OidcIssuer
 from common.ports.blobs import BlobStore
 from common.ports.embedder import Embedder, ModelUnavailableError, Passage
 from common.ports.errors import PermanentError, PortError, TransientError
@@ -30,6 +33,8 @@ from common.ports.index import Index, IndexUnavailableError
 from common.ports.queue import Queue
 from common.ports.registry import Registry
 from common.ports.vectors import VectorCache
+from common.secret_environment import PROCESS, SecretRead
+from common.secrets import without_secrets
 from common.settings import Settings
 from common.storage.data_folder import DataFolder, DataFolderError, DataFolderInUseError
 from common.storage.free_space import free_bytes_beside
@@ -37,7 +42,7 @@ from common.variants import own_variant, variants_of
 
 EMBEDDED = frozenset({"sqlite", "folder", "qdrant-edge"})
 AWS = frozenset({"sqs", "dynamodb", "s3"})
-ADAPTERS = ("queue", "registry", "blobs", "vectors", "index", "landing")
+ADAPTERS = ("queue", "registry", "blobs", "vectors", "index", "landing", "keys", "audit")
 PROFILE_ONLY = "profile"
 NOTED_SKEW_SECONDS = 30.0
 WRONG_SKEW_SECONDS = 240.0
@@ -55,11 +60,20 @@ def checks_of(settings: Settings) -> list[Check]:
     named = [name for name in ADAPTERS if getattr(settings, f"{name}_url")]
     schemes = {scheme_of(settings, name) for name in named}
     checks = [Check("settings", partial(_settings, os.environ))]
+    if settings.secret_ids:
+        checks.append(Check("secrets", partial(_secrets, PROCESS.read)))
     if schemes & EMBEDDED:
         checks.append(Check("data folder", partial(_data_folder, settings)))
     checks += [Check(name, partial(_adapter, name, settings)) for name in named]
     if "landing" in named:
         checks.append(Check("intake queue", partial(_intake_queue, settings)))
+    checks += [
+        Check(f"issuer {issuer.name}", partial(_issuer, issuer)) for issuer in settings.oidc_issuers
+    ]
+    if settings.sources_file.exists() or "sources_file" in settings.model_fields_set:
+        checks.append(Check("sources", partial(_sources, settings)))
+    if needs_a_key(settings):
+        checks.append(Check("callers", partial(_callers, settings)))
     checks.append(Check("embedder", partial(_embedder, settings), MODEL_PATIENCE, MODEL_LATE))
     checks.append(Check("disk", partial(_disk, settings)))
     if schemes & AWS:
@@ -81,6 +95,16 @@ async def _settings(environment: Mapping[str, str]) -> Finding:
         return Finding("settings", Verdict.NOTE, "; ".join(unknown))
     given = sum(name.startswith(PREFIX) for name in environment)
     return Finding("settings", Verdict.FINE, f"{given} given, the others at their defaults")
+
+
+async def _secrets(read: Sequence[SecretRead]) -> str:
+    """Whoever made the settings has read them before."""
+    return "; ".join(map(_told, read)) or "none were read"
+
+
+def _told(read: SecretRead) -> str:
+    kept = f" (the environment itself has {', '.join(read.kept)})" if read.kept else ""
+    return f"{read.secret_id}: {', '.join(read.placed) or 'nothing new'}{kept}"
 
 
 def unknown_variables(environment: Mapping[str, str]) -> list[str]:
@@ -123,6 +147,27 @@ def _data_folder_found(path: Path) -> Finding:
 
 def is_data_folder(path: Path) -> bool:
     return (path / "FORMAT").exists()
+
+
+async def _sources(settings: Settings) -> Finding:
+    return await asyncio.to_thread(_sources_found, settings)
+
+
+def _sources_found(settings: Settings) -> Finding:
+    """As the webhook reads them, secrets included. Raises PermanentError with every mistake."""
+    if not settings.sources_file.exists():
+        line = f"{settings.sources_file} is not there, so there are none (BLOOMWEAVER_SOURCES_FILE)"
+        return Finding("sources", Verdict.NOTE, line)
+    for entry in entry_points(group="bloomweaver.offline", name="sources"):
+        commands = entry.load()(settings)
+        names = [source["name"] for source in commands.sources()]
+        if remarks := commands.remarks():
+            return Finding("sources", Verdict.NOTE, "; ".join(remarks))
+        told = f": {', '.join(names)}" if names else ""
+        return Finding("sources", Verdict.FINE, f"{_counted(len(names), 'source')}{told}")
+    raise PermanentError(
+        "this installation knows no sources; install it again with `pip install -e .`"
+    )
 
 
 async def _disk(settings: Settings) -> Finding:
@@ -336,6 +381,31 @@ def clock_finding(stated: str, now: float) -> Finding:
     return Finding("clock", verdict, line)
 
 
+async def _issuer(issuer: OidcIssuer) -> Finding:
+    """Its keys as they are fetched for people's tokens."""
+    from common.oidc_keys import fetch_keys
+
+    name = f"issuer {issuer.name}"
+    found = await fetch_keys(issuer)
+    offered = {algorithm for key in found.keys for algorithm in key.algorithms}
+    taken = [algorithm for algorithm in issuer.algorithms if algorithm in offered]
+    if not taken:
+        raise PermanentError(
+            f"no key at {found.url} is for {', '.join(issuer.algorithms)}: set `algorithms` in "
+            f"BLOOMWEAVER_OIDC_ISSUERS, of {', '.join(sorted(offered))}"
+        )
+    keys = _counted(len(found.keys), "key")
+    return Finding(name, Verdict.FINE, f"{keys} at {found.url}, for {', '.join(taken)}")
+
+
+async def _callers(settings: Settings) -> str:
+    """Raises ConfigurationError where the webhook would not start."""
+    if scheme_of(settings, "keys") in EMBEDDED and not is_data_folder(settings.data_dir):
+        raise no_key(settings.host)
+    await require_a_key_if_needed(settings, receiver=f"doctor-{os.getpid()}")
+    return f"on {settings.host} everybody is asked for an API key"
+
+
 async def _webhook(settings: Settings) -> Finding:
     url = settings.url.rstrip("/")
     try:
@@ -364,5 +434,5 @@ def setting_of(name: str, settings: Settings) -> str:
     """The variable that the check `name` is about, with its value; empty for those of no one."""
     if name not in (*ADAPTERS, "embedder"):
         return ""
-    url = str(getattr(settings, f"{name}_url"))
+    url = without_secrets(str(getattr(settings, f"{name}_url")), settings)
     return f"{variable_of(name)}={url if len(url) <= 80 else url[:79] + '…'}"

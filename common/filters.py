@@ -64,6 +64,7 @@ class _Parser:
     def _entry(self, key: object, value: object, path: str, depth: int) -> list[MetadataFilter]:
         if not isinstance(key, str):
             raise FilterError(path, "field names must be strings")
+        _require_utf8(key, path)
         here = f"{path}.{key}" if path else key
         if key in _MODES:
             return [self._combination(_MODES[key], value, here, depth)]
@@ -119,6 +120,7 @@ def _scalar(value: object, path: str) -> Scalar:
     if isinstance(value, str):
         if len(value) > MAX_TEXT_CHARACTERS:
             raise FilterError(path, f"is longer than {MAX_TEXT_CHARACTERS} characters")
+        _require_utf8(value, path)
         return value
     if isinstance(value, int):
         if not -_INTEGER_LIMIT <= value < _INTEGER_LIMIT:
@@ -129,6 +131,14 @@ def _scalar(value: object, path: str) -> Scalar:
             raise FilterError(path, "must be a finite number")
         return value
     raise FilterError(path, f"must be a string, a number or a boolean, not {_a(value)}")
+
+
+def _require_utf8(text: str, path: str) -> None:
+    """JSON can write half of a surrogate pair, which no index can be asked for."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise FilterError(path, "holds a lone surrogate, which is no character") from None
 
 
 def _words(names: Iterable[str]) -> str:

@@ -20,7 +20,8 @@ from pydantic_settings import SettingsError
 
 from common import telemetry
 from common.ports.errors import PermanentError, TransientError
-from common.secrets import without_secrets
+from common.secret_environment import PROCESS, ids_set
+from common.secrets import without_read_secrets, without_secrets
 from common.settings import Settings, mistakes_in
 
 log = structlog.get_logger(__name__)
@@ -68,7 +69,16 @@ def sandbox_settings() -> Settings:
     try:
         return Settings(**unset)
     except (ValidationError, SettingsError) as error:
-        raise CannotStartError(mistakes_in(error)) from None
+        raise CannotStartError(without_read_secrets(mistakes_in(error))) from None
+
+
+async def _read_secrets() -> None:
+    """At each start of what is kept, so that a secret that was mended is found. Raises
+    PermanentError, TransientError."""
+    if ids_set() or PROCESS.read:
+        from common.aws.secret_values import read_secrets
+
+        await read_secrets()
 
 
 class Sandbox(Generic[OpenedT]):
@@ -96,11 +106,13 @@ class Sandbox(Generic[OpenedT]):
     async def _start(self) -> OpenedT:
         settings: Settings | None = None
         try:
+            await _read_secrets()
             settings = sandbox_settings()
             telemetry.configure_logging(settings.log_format, settings.log_level)
             return await self._held.enter_async_context(self._open(settings))
         except (PermanentError, TransientError, CannotStartError, OSError) as error:
-            line = without_secrets(str(error), settings) if settings else str(error)
+            said = str(error)
+            line = without_secrets(said, settings) if settings else without_read_secrets(said)
             log.error("function.cannot_start", error=line)
             raise CannotStartError(line) from None
 

@@ -34,7 +34,7 @@ def message_of(record: Record) -> dict[str, Any]:
         "Body": record["body"],
         "Attributes": record.get("attributes", {}),
         "MessageAttributes": {
-            name: {"DataType": value["dataType"], "StringValue": value.get("stringValue", "")}
+            name: {"DataType": value["dataType"], "StringValue": value.get("stringValue") or ""}
             for name, value in attributes.items()
         },
     }

@@ -112,6 +112,14 @@ def place_of(prefix: str, key: str) -> tuple[Area, str] | None:
     return None
 
 
+def waiting_name(prefix: str, key: str, size_bytes: int) -> str | None:
+    """Of an object that a listing of incoming found; None for one that stands for no document."""
+    place = place_of(prefix, key)
+    if place is None or place[0] is not Area.INCOMING or is_folder(place[1], size_bytes):
+        return None
+    return place[1]
+
+
 # --- notifications -------------------------------------------------------------------------------
 
 

@@ -35,6 +35,12 @@ class QueueName(StrEnum):
     DELETE = "delete"
 
 
+class ChangeType(StrEnum):
+    INSERT = "insert"
+    UPDATE = "update"
+    DELETE = "delete"
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class DocumentKey:
     """A document's name: unique within its namespace (a knowledge base or a tenant)."""

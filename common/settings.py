@@ -6,10 +6,14 @@ import math
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+
+from common.oidc_issuers import OidcIssuers
+from common.origins import Origin
+from common.scaling_policy import POLICY
 
 MEBIBYTE = 1024 * 1024
 
@@ -43,11 +47,38 @@ def _on_sqs(embedded: int, sqs: int) -> Callable[[dict[str, Any]], int]:
     return default
 
 
+def _default_namespaces(given: dict[str, Any]) -> int:
+    """Each costs the embedded index some 5 MiB, a thread and 23 of the 65,530 memory maps that
+    Linux gives a process. Servers and clouds have bounds of their own."""
+    return 1000 if str(given.get("index_url", "qdrant-edge:")).startswith("qdrant-edge:") else 0
+
+
+def _default_keys_url(given: dict[str, Any]) -> str:
+    """Beside the rows: in the same folder, or in the same table."""
+    return str(given.get("registry_url", "sqlite:"))
+
+
+def _default_audit_url(given: dict[str, Any]) -> str:
+    """On one machine beside the rows. A fleet has to say where."""
+    embedded = str(given.get("registry_url", "sqlite:")).startswith("sqlite:")
+    return "sqlite:" if embedded else "none:"
+
+
 def _default_workers(given: dict[str, Any]) -> int:
     """`given`: the settings declared before."""
     device = given.get("device", "cpu")
     lanes = given.get("inference_lanes") or default_lanes(device)
     return 1 if device == "cuda" else math.ceil(cores() / lanes)
+
+
+def _hosts(entries: list[str]) -> list[str]:
+    """Raises ValueError for an entry that is no host."""
+    if entries:
+        from common.outbound_rules import host_pattern
+
+        for entry in entries:
+            host_pattern(entry)
+    return entries
 
 
 def mistakes_in(error: ValidationError | SettingsError) -> str:
@@ -74,6 +105,17 @@ class EmbeddingVariant(BaseModel):
     embedder_url: str = Field(min_length=1)
 
 
+class NamespaceQuota(BaseModel):
+    """What a namespace may hold; None: as much as it likes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    documents: int | None = Field(None, ge=0)
+    chunks: int | None = Field(None, ge=0)
+    bytes: int | None = Field(None, ge=0)
+    """Of content, as it was sent."""
+
+
 class Settings(BaseSettings):
     """Units are the last word of a name. `bloomweaver settings` prints them all."""
 
@@ -81,6 +123,12 @@ class Settings(BaseSettings):
         env_prefix="BLOOMWEAVER_", env_file=".env", extra="ignore", frozen=True
     )
 
+    secret_ids: str = Field(
+        "",
+        description="Secrets of AWS Secrets Manager, names or ARNs with commas between them, each "
+        "a JSON object of environment variables. Read at every start; what is set in the "
+        "environment counts before them (docs/aws.md).",
+    )
     data_dir: Path = Field(
         Path("bloomweaver-data"), description="Holds everything of the embedded adapters."
     )
@@ -167,12 +215,75 @@ class Settings(BaseSettings):
         "http://127.0.0.1:8080", description="Where the client commands find the webhook."
     )
 
+    auth: Literal["auto", "required", "off"] = Field(
+        "auto",
+        description="Who may call the webhook. auto: who has a key or a token; on loopback anybody "
+        "on this machine until there is one. required: who has one. off: everybody.",
+    )
+    api_key: SecretStr | None = Field(None, description="Of the client commands, for the webhook.")
+    oidc_issuers: OidcIssuers = Field(
+        default_factory=list,
+        description="Issuers of people's tokens, as JSON (docs/access.md): "
+        '[{"issuer": "https://id.example", "audience": ["docs"], "role_claim": "roles", '
+        '"roles": {"writers": "editor"}, "namespaces": ["*"]}].',
+    )
+    fetch_allowed_hosts: Annotated[list[str], AfterValidator(_hosts)] = Field(
+        default_factory=list,
+        description="Hosts that the content of a change may be fetched from by its URL "
+        '(docs/access.md), as JSON: ["docs.example.com", "*.example.org", "cdn.example:8443"]. '
+        "None by default. Never ones at a private address, whatever their name.",
+    )
+    receipts_url: str = Field(
+        default_factory=_default_keys_url,
+        description="Where deliveries that were answered are remembered: sqlite: (receipts.sqlite "
+        "in the data folder) or dynamodb:TABLE. As BLOOMWEAVER_REGISTRY_URL by default.",
+    )
+    idempotency_hours: float = Field(
+        24.0, gt=0, description="Answers to requests with an Idempotency-Key are kept for so long."
+    )
+    cors_origins: list[Origin] = Field(
+        default_factory=list,
+        description="Sites whose pages may call the webhook from a browser, as JSON: "
+        '["https://app.example"], or ["*"] for all. On an open loopback those that are named are '
+        "let in without a key.",
+    )
+    sources_file: Path = Field(
+        Path("sources.yaml"),
+        description="Which systems' webhooks become changes, and how (docs/sources.md). Read again "
+        "when it changes; there need be none.",
+    )
+    keys_url: str = Field(
+        default_factory=_default_keys_url,
+        description="Where API keys are kept: sqlite: (access.sqlite in the data folder) or "
+        "dynamodb:TABLE (the registry's own will do). As BLOOMWEAVER_REGISTRY_URL by default.",
+    )
+    audit_url: str = Field(
+        default_factory=_default_audit_url,
+        description="Who did what is written down here (docs/audit.md): sqlite: (audit.sqlite in "
+        "the data folder), postgresql://USER:PASSWORD@HOST/DATABASE (for fleets; extra "
+        "`postgres`), or none:. sqlite: by default where the registry is.",
+    )
+    audit_key: SecretStr | None = Field(
+        None,
+        description="Makes the audit trail's chain one that only who knows it can continue; keep "
+        "it as long as the entries.",
+    )
+    audit_retention_days: float = Field(
+        2557.0, gt=0, description="Older entries of the audit trail are dropped; 7 years."
+    )
+
     chunk_target_tokens: int = Field(256, ge=16, description="Size chunks are packed to.")
     chunk_max_tokens: int = Field(
         512, ge=32, description="Never exceeded; capped by the model's window."
     )
 
     max_body_bytes: int = Field(64 * MEBIBYTE, description="A JSON request's body.")
+    max_unverified_bytes: int = Field(
+        64 * MEBIBYTE,
+        ge=MEBIBYTE,
+        description="Memory for signed deliveries to sources that are being read and not verified "
+        "yet, all together; further ones are answered with 503. One may have a quarter of it.",
+    )
     max_document_bytes: int = Field(32 * MEBIBYTE, description="One document's content.")
     max_document_id_bytes: int = Field(1024, description="UTF-8 length of a document id.")
     max_namespace_bytes: int = Field(128, description="UTF-8 length of a namespace.")
@@ -186,8 +297,8 @@ class Settings(BaseSettings):
     max_backlog_messages: int = Field(
         1_000_000,
         ge=0,
-        description="Waiting work beyond which changes are answered with 503 (deletes at twice "
-        "that); 0: no limit.",
+        description="Waiting work beyond which changes are answered with 503 (deletes, and changes "
+        "of namespaces of which hardly anything waits, at twice that); 0: no limit.",
     )
     min_free_disk_bytes: int = Field(
         256 * MEBIBYTE,
@@ -197,6 +308,67 @@ class Settings(BaseSettings):
     )
     request_timeout_seconds: float = Field(
         30.0, gt=0, description="Deadline of a call to an adapter."
+    )
+    limit_requests_per_second: float = Field(
+        1000.0,
+        ge=0,
+        description="Of each API key, person and source, beyond which they are answered with 429. "
+        "0: no limit. Each process counts for itself (docs/access.md).",
+    )
+    limit_changes_per_second: float = Field(
+        5000.0, ge=0, description="The same for changes; feeds are slowed down instead."
+    )
+    limit_bytes_per_second: float = Field(
+        100.0 * MEBIBYTE, ge=0, description="The same for the content of changes, and for feeds."
+    )
+    limit_burst_seconds: float = Field(
+        10.0, gt=0, description="What was not used of them for so long may be used at once."
+    )
+    limit_failed_logins_per_minute: float = Field(
+        60.0,
+        ge=0,
+        description="Wrong keys and tokens from one address, after 20 at once; 0: no limit.",
+    )
+    namespace_quotas: dict[str, NamespaceQuota] = Field(
+        default_factory=dict,
+        description="What namespaces may hold, as JSON, the first that matches counts: "
+        '{"team-a": {"documents": 100000, "chunks": 2000000, "bytes": 10000000000}, '
+        '"*": {"documents": 1000}}.',
+    )
+    max_namespaces: int = Field(
+        default_factory=_default_namespaces,
+        ge=0,
+        description="The first change of one more is answered with 403; 0: no limit. 1,000 with "
+        "the embedded index, else 0.",
+    )
+    max_connections: int = Field(
+        800,
+        ge=0,
+        description="Connections to the webhook at once, below the 1,024 files that a process may "
+        "usually open; further ones are answered with 503. 0: no limit.",
+    )
+    max_connections_per_address: int = Field(
+        200,
+        ge=0,
+        description="Of them from one address (of IPv6: one /64), this machine's own aside. Behind "
+        "a proxy on another machine all share its address. 0: no limit.",
+    )
+    max_waiting_per_principal: int = Field(
+        100,
+        ge=0,
+        description="Feeds and waiting requests of one API key or person at once, beyond which "
+        "they are answered with 429; 0: no limit.",
+    )
+    connection_idle_seconds: float = Field(
+        75.0,
+        gt=0,
+        description="A connection without a whole request's head is closed after so long; more "
+        "than what a load balancer in front keeps them for.",
+    )
+    feed_idle_seconds: float = Field(
+        60.0,
+        ge=0,
+        description="A feed of which nothing comes for so long is ended; 0: never.",
     )
     query_cache_entries: int = Field(
         1000,
@@ -217,7 +389,8 @@ class Settings(BaseSettings):
     embed_concurrency: int = Field(
         default_factory=_on_sqs(4, 30),
         ge=1,
-        description="Documents one embedding worker has in hand. 30 on SQS, 4 elsewhere.",
+        description="Documents one embedding worker has in hand. 30 on SQS; 4 elsewhere, and as "
+        "many again of other namespaces, one of each.",
     )
     burst_quiet_seconds: float = Field(
         0.5,
@@ -229,7 +402,19 @@ class Settings(BaseSettings):
         10.0, ge=0, description="A burst of edits waits no longer than this to be over."
     )
     intake_concurrency: int = Field(
-        4, ge=1, description="Files of the landing zone an intake has in hand."
+        4,
+        ge=1,
+        description="Files of the landing zone an intake has in hand; as many again while it "
+        "looks for what no notification told of.",
+    )
+    intake_listing_interval_seconds: float = Field(
+        900.0,
+        ge=0,
+        description="How often an intake looks for files in the landing zone that no notification "
+        "told of, at its start first; 0: never.",
+    )
+    intake_listing_age_seconds: float = Field(
+        900.0, ge=0, description="Only files that lie there for so long count as not told of."
     )
     apply_concurrency: int = Field(
         default_factory=_on_sqs(8, 30),
@@ -274,7 +459,7 @@ class Settings(BaseSettings):
         description="Inferences side by side in one embedding worker, a core each. None: as many "
         "as there are cores, 4 at most; 1 on a GPU.",
     )
-    workers_min: int = Field(0, ge=0)
+    workers_min: int = Field(POLICY.workers_min, ge=0)
     workers_max: int = Field(
         default_factory=_default_workers,
         ge=1,
@@ -282,10 +467,12 @@ class Settings(BaseSettings):
         "1 with device cuda.",
     )
     worker_idle_seconds: float = Field(
-        300.0, ge=0, description="Idle time after which workers stop."
+        POLICY.worker_idle_seconds, ge=0, description="Idle time after which workers stop."
     )
     backlog_per_worker: int = Field(
-        4, ge=1, description="Waiting messages that justify one more worker."
+        POLICY.backlog_per_worker,
+        ge=1,
+        description="Waiting messages that justify one more worker.",
     )
 
     serve_host: str = Field("127.0.0.1", description="Address `worker serve` listens on.")

@@ -49,6 +49,21 @@ REFUSED = Counter(
     "Changes answered with 503 because a queue is too long or a disk too full",
     ["reason"],
 )
+SOURCE_REFUSED = Counter(
+    "bloomweaver_source_changes_refused_total",
+    "Changes of deliveries that were refused for what they are, while their neighbours were worked",
+    ["source"],
+)
+LIMITED = Counter(
+    "bloomweaver_requests_limited_total",
+    "Requests answered with 429 because their sender asks for too much in a time",
+    ["limit"],
+)
+QUOTA_REFUSED = Counter(
+    "bloomweaver_quota_refused_total",
+    "Changes answered with 403 because their namespace holds as much as it may",
+    ["quota"],
+)
 ACCEPT_SECONDS = Histogram(
     "bloomweaver_accept_seconds",
     "From a parsed change to its durable answer",

@@ -18,6 +18,7 @@ import structlog
 from common import telemetry
 from common.checks import require_usable
 from common.composition import open_ports
+from common.door import require_a_key_if_needed
 from common.parts import Part, Ports
 from common.ports.queue import ReclaimingQueue
 from common.runner import run_until_signal
@@ -53,6 +54,8 @@ def _run(settings: Settings) -> int:
 async def _serve(settings: Settings, stop: asyncio.Event) -> None:
     async with open_ports(settings, receiver=f"up-{os.getpid()}", own_index=True) as ports:
         await require_usable(ports)
+        # Before workers take up what waits: it would start, and end at the webhook.
+        await require_a_key_if_needed(settings, receiver=f"up-{os.getpid()}")
         await _recover(ports)
         parts = _parts(ports)
         async with _running(parts):

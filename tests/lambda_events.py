@@ -1,18 +1,24 @@
-"""Events as AWS sends them: recorded shapes from tests/data/lambda, filled in for a test."""
+"""Events as AWS sends them: the shapes of tests/events, filled in for a test."""
 
 from __future__ import annotations
 
 import base64
-import copy
+import contextlib
+import hashlib
 import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
-SHAPES = Path(__file__).parent / "data" / "lambda"
+SHAPES = Path(__file__).parent / "events"
+REQUEST_ID = "EctK47acrF_ze2I"
+"""Of `http_event`, less its padding."""
 Event = dict[str, Any]
+
+_KNOWN_TEXT = re.compile(r"text/|application/(?:json|xml|javascript)\b")
 
 
 @dataclass
@@ -40,8 +46,8 @@ def http_event(
     decoded: bool = True,
 ) -> Event:
     """A request for `target`, as the client wrote it. An HTTP API decodes the path (`decoded`),
-    a function URL does not. A body that is no text comes as base64."""
-    event = shape("http_api_v2")
+    a function URL does not."""
+    event = shape("http_api_no_body")
     path, _, query = target.partition("?")
     raw_path = gateway_path(path) if decoded else path
     event["rawPath"] = raw_path if stage == "$default" else f"/{stage}{raw_path}"
@@ -49,17 +55,28 @@ def http_event(
     event["headers"] |= {k.lower(): v for k, v in (headers or {}).items()}
     event["requestContext"] |= {"stage": stage}
     event["requestContext"]["http"] |= {"method": method, "path": event["rawPath"]}
-    if body is not None:
+    if query:
+        event["queryStringParameters"] = _joined(query)
+    if body:
         event["headers"]["content-length"] = str(len(body))
-        event |= _body(body)
+        event |= _body(body, event["headers"].get("content-type", ""))
     return event
 
 
-def _body(body: bytes) -> Event:
-    try:
-        return {"body": body.decode(), "isBase64Encoded": False}
-    except UnicodeDecodeError:
-        return {"body": base64.b64encode(body).decode(), "isBase64Encoded": True}
+def _joined(query: str) -> dict[str, str]:
+    """Decoded; the values of one name with commas between them."""
+    joined: dict[str, str] = {}
+    for name, value in parse_qsl(query, keep_blank_values=True):
+        joined[name] = f"{joined[name]},{value}" if name in joined else value
+    return joined
+
+
+def _body(body: bytes, content_type: str) -> Event:
+    """As it is where the type says that it is text; otherwise, and without a type, as base64."""
+    if _KNOWN_TEXT.match(content_type):
+        with contextlib.suppress(UnicodeDecodeError):
+            return {"body": body.decode(), "isBase64Encoded": False}
+    return {"body": base64.b64encode(body).decode(), "isBase64Encoded": True}
 
 
 def gateway_path(path: str) -> str:
@@ -79,13 +96,43 @@ def sqs_event(*records: Event) -> Event:
 
 
 def sqs_record(body: str, number: int = 0, *, receive_count: int = 1) -> Event:
-    """A message that nobody of this project sent needs no attributes of its own."""
-    record: Event = copy.deepcopy(shape("sqs_batch")["Records"][0])
-    record["messageId"] = f"059f36b4-87a3-44ab-83d2-{number:012d}"
-    record["receiptHandle"] = f"AQEBwJnKyrHigUMZj6rYigCgxlaS3SLy0a{number}"
+    """A message that a consumer sent."""
+    record: Event = _with_body(shape("sqs_wake_ups")["Records"][0], body, number)
     record["messageAttributes"]["message_id"]["stringValue"] = f"{number:030x}"
     record["attributes"]["ApproximateReceiveCount"] = str(receive_count)
-    return {**record, "body": body}
+    return record
+
+
+def told_by_s3(notification: Event, number: int = 0) -> Event:
+    """A message that S3, or EventBridge, sent: without attributes of its own."""
+    return _with_body(shape("sqs_s3_notification")["Records"][0], json.dumps(notification), number)
+
+
+def _with_body(record: Event, body: str, number: int) -> Event:
+    return record | {
+        "messageId": f"{record['messageId'][:-12]}{number:012d}",
+        "receiptHandle": f"{record['receiptHandle']}{number}",
+        "body": body,
+        "md5OfBody": hashlib.md5(body.encode(), usedforsecurity=False).hexdigest(),
+    }
+
+
+def record_of(message: Any) -> Event:
+    """What ReceiveMessage answered, in the form of the event."""
+    record: Event = shape("sqs_wake_ups")["Records"][0]
+    return record | {
+        "messageId": message["MessageId"],
+        "receiptHandle": message["ReceiptHandle"],
+        "body": message["Body"],
+        "md5OfBody": message["MD5OfBody"],
+        "md5OfMessageAttributes": message.get("MD5OfMessageAttributes"),
+        "attributes": message["Attributes"],
+        "messageAttributes": {
+            name: {"stringValue": value["StringValue"], "stringListValues": [],
+                   "binaryListValues": [], "dataType": value["DataType"]}
+            for name, value in message.get("MessageAttributes", {}).items()
+        },
+    }  # fmt: skip
 
 
 def failed(answer: Event) -> list[str]:

@@ -9,29 +9,41 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from enum import StrEnum
 
 import structlog
 
 from common import identity, telemetry
 from common.clock import Clock, system_clock
-from common.model import Desired, DocumentKey, EmbeddingProfile, MetadataValue, Row, WakeUp
+from common.model import (
+    ChangeType,
+    Desired,
+    DocumentKey,
+    EmbeddingProfile,
+    MetadataValue,
+    Row,
+    WakeUp,
+)
 from common.ports.blobs import BlobStore
 from common.ports.errors import TransientError
 from common.ports.queue import Queue
 from common.ports.registry import AcceptingRegistry, Found, Registry
 from common.transitions import AcceptDecision, Outcome, Timers, accept, queue_of
+from webhook.namespaces import Namespaces, TooManyNamespacesError
+from webhook.preconditions import Precondition, PreconditionFailedError
+
+__all__ = [
+    "Accepted",
+    "Acceptor",
+    "Change",
+    "ChangeType",
+    "NothingToUpdateError",
+    "ProfileMismatchError",
+]
 
 log = structlog.get_logger(__name__)
 
 RACES_BEFORE_GIVING_UP = 50
 """Every lost race is another writer's success; so many in a row mean a storm on one document."""
-
-
-class ChangeType(StrEnum):
-    INSERT = "insert"
-    UPDATE = "update"
-    DELETE = "delete"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,10 +54,15 @@ class Change:
     change_type: ChangeType
     content: bytes | None = None
     content_hash: str | None = None
-    """SHA-256 of `content`, hex, where it is known already: large content is hashed in a thread."""
+    """SHA-256 of `content`, hex, where it is known already: large content is hashed in a thread. Of
+    what is at `content_url`: what it is said to be."""
+    content_url: str | None = None
+    """Where `content` is; it is None until it was fetched from there."""
     content_type: str | None = None
     metadata: dict[str, MetadataValue] | None = None
     source_version: int | None = None
+    precondition: Precondition | None = None
+    """None: whatever the document is."""
     traceparent: str = ""
 
 
@@ -74,6 +91,15 @@ class ProfileMismatchError(Exception):
         )
 
 
+NOTHING_WAS_CHANGED = (
+    NothingToUpdateError,
+    PreconditionFailedError,
+    ProfileMismatchError,
+    TooManyNamespacesError,
+)
+"""What the change itself is refused for."""
+
+
 @dataclass(slots=True)
 class Acceptor:
     """Accepts changes; safe to call concurrently, also for the same document."""
@@ -84,17 +110,24 @@ class Acceptor:
     profile: EmbeddingProfile
     timers: Timers
     clock: Clock = system_clock
-    _bound: set[str] = field(default_factory=set)
     profile_of: Callable[[str], EmbeddingProfile] | None = None
     """Of a namespace, where embedding variants differ; None: `profile` is everyone's."""
+    max_namespaces: int = 0
+    """0: any number."""
+    _namespaces: Namespaces = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._namespaces = Namespaces(self.registry, self.max_namespaces)
 
     async def accept(self, change: Change) -> Accepted:
         """Returns once the change survives any crash and its wake-up is queued.
 
-        Raises NothingToUpdateError, ProfileMismatchError, and TransientError when something
-        could not be reached; posting the same change again is harmless.
+        Raises NOTHING_WAS_CHANGED, and TransientError when something could not be reached; posting
+        the same change again is harmless.
         """
-        await self.bind(change.key.namespace)
+        idle = await self._bind_for(change)
+        if idle is not None:
+            return self._report(change, idle.outcome, idle.version)
         read: Found | None = None
         if isinstance(self.registry, AcceptingRegistry) and _keeps_nothing(change):
             version_or_row = await self._accept_unread(self.registry, change)
@@ -105,8 +138,7 @@ class Acceptor:
             now = self.clock()
             row = read.row if read else await self.registry.get(change.key)
             read = None
-            desired = _desired(change, row, now)
-            decision = accept(row, change.key, desired, now, self.timers)
+            decision = self._decided(change, row, now)
             if not await self._store(change, row, decision):
                 continue
             if decision.wake is not None:
@@ -116,6 +148,27 @@ class Acceptor:
         raise TransientError(
             f"document {change.key.document_id!r} is being changed by too many writers at once"
         )
+
+    async def _bind_for(self, change: Change) -> AcceptDecision | None:
+        """Bind the namespace, unless the change would write nothing there: then what comes of it.
+
+        Namespaces are never unbound: one bound for nothing takes the place of another for good.
+        """
+        namespace = change.key.namespace
+        if not _writes_anywhere(change) and not await self.is_bound(namespace):
+            # Nothing was ever written there, so there is no row to read.
+            decision = self._decided(change, None, self.clock())
+            if decision.row is None:
+                return decision
+        await self.bind(namespace)
+        return None
+
+    def _decided(self, change: Change, row: Row | None, now: float) -> AcceptDecision:
+        """Raises NothingToUpdateError and PreconditionFailedError."""
+        decision = accept(row, change.key, _desired(change, row, now), now, self.timers)
+        if change.precondition and not change.precondition.lets(row, decision.outcome):
+            raise PreconditionFailedError(row)
+        return decision
 
     async def _accept_unread(self, registry: AcceptingRegistry, change: Change) -> int | Found:
         """The new version, its wake-up sent; or the row, and nothing was changed."""
@@ -147,23 +200,23 @@ class Acceptor:
             await self._keep_bytes(change, row.desired)
         return True
 
-    def is_bound(self, namespace: str) -> bool:
-        """Whether this process knows that the namespace is bound to its profile."""
-        return namespace in self._bound
+    async def is_bound(self, namespace: str) -> bool:
+        """Whether anything was ever written there. Raises ProfileMismatchError."""
+        bound = await self._namespaces.binding(namespace)
+        if bound is not None:
+            _require_same(namespace, bound, self.profile_for(namespace))
+        return bound is not None
 
     def profile_for(self, namespace: str) -> EmbeddingProfile:
         """What this service embeds the namespace with."""
         return self.profile_of(namespace) if self.profile_of else self.profile
 
     async def bind(self, namespace: str) -> None:
-        """Bind the namespace to this service's profile at its first use, or refuse."""
-        if namespace in self._bound:
-            return
+        """Bind the namespace to this service's profile at its first use. Raises
+        ProfileMismatchError and TooManyNamespacesError."""
         ours = self.profile_for(namespace)
-        bound = await self.registry.bind_namespace(namespace, ours)
-        if bound.id != ours.id:
-            raise ProfileMismatchError(namespace, bound, ours)
-        self._bound.add(namespace)
+        bound = await self._namespaces.bind(namespace, ours)
+        _require_same(namespace, bound, ours)
 
     async def _keep_bytes(self, change: Change, desired: Desired) -> bool:
         """Whether equal bytes were there before: such a blob may be an old one."""
@@ -191,8 +244,22 @@ class Acceptor:
         return Accepted(change.key, outcome, version)
 
 
+def _require_same(namespace: str, bound: EmbeddingProfile, ours: EmbeddingProfile) -> None:
+    if bound.id != ours.id:
+        raise ProfileMismatchError(namespace, bound, ours)
+
+
+def _writes_anywhere(change: Change) -> bool:
+    """Whether the change is made of a document that never was, too, whatever else it says."""
+    if change.precondition is not None or change.change_type is ChangeType.DELETE:
+        return False
+    return change.content is not None
+
+
 def _keeps_nothing(change: Change) -> bool:
     """Whether what the change asks for does not depend on what the document is now."""
+    if change.precondition is not None:
+        return False
     if change.change_type is ChangeType.UPDATE:
         return None not in (change.content, change.metadata, change.content_type)
     return change.change_type is ChangeType.DELETE or change.content is not None

@@ -2,14 +2,15 @@
 
 Nothing that was accepted may be lost, so what cannot be stored safely is refused before it is
 accepted. Room is left below the limits: consumers and deletes go on writing when inserts and
-updates are refused.
+updates are refused, and namespaces of which hardly anything waits are let in: a long import of one
+is no reason to refuse an edit of another, where the queue is fair to both.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import structlog
@@ -18,7 +19,7 @@ from common import telemetry
 from common.model import QueueName
 from common.ports.capacity import CapacityAware
 from common.ports.errors import PortError
-from common.ports.queue import Queue
+from common.ports.queue import FairQueue, Queue
 from common.settings import Settings
 from webhook.accept import Change, ChangeType
 from webhook.problems import OVER_CAPACITY, Problem
@@ -33,6 +34,10 @@ PATIENCE_SECONDS = 1.0
 """So long a change waits for a look; then what was known before is what is known."""
 ANSWER_SECONDS = 5.0
 """So long an answer to a look may take; later ones come too late to refuse anything by."""
+FEW_MESSAGES = 100
+"""A namespace of which fewer wait is let in up to twice the limit."""
+FEW_SHARE = 0.01
+"""And fewer than this part of the limit."""
 BACKLOG_RETRY_SECONDS = 5
 DISK_RETRY_SECONDS = 30
 
@@ -53,6 +58,14 @@ class Limits:
             max_backlog_messages=2 * self.max_backlog_messages,
             min_free_disk_bytes=self.min_free_disk_bytes // 2,
         )
+
+    def for_few(self) -> Limits:
+        """As near to the end as deletes come, but not where the disk is what is short."""
+        return replace(self, max_backlog_messages=2 * self.max_backlog_messages)
+
+    @property
+    def few_messages(self) -> int:
+        return min(FEW_MESSAGES, int(FEW_SHARE * self.max_backlog_messages))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,9 +190,24 @@ class Admission:
         await self.look()
         delete = change.change_type is ChangeType.DELETE
         refusal = refusal_of(self.seen, self._limits.for_deletes() if delete else self._limits)
+        if refusal is not None and refusal.reason == "backlog" and not delete:
+            more = refusal_of(self.seen, self._limits.for_few())
+            refusal = refusal if more or not await self._has_few(change.key.namespace) else None
         if refusal is not None:
             telemetry.REFUSED.labels(refusal.reason).inc()
             raise refusal.problem()
+
+    async def _has_few(self, namespace: str) -> bool:
+        """False where the queue is not fair, or cannot tell: one more would wait behind all."""
+        most = self._limits.few_messages
+        if not isinstance(self._queue, FairQueue) or most < 1:
+            return False
+        try:
+            async with asyncio.timeout(self._patience_seconds):
+                return await self._queue.backlog_of(namespace, at_most=most) < most
+        except (PortError, TimeoutError) as error:
+            log.warning("admission.cannot_look", error=str(error))
+            return False
 
     def refusal(self) -> Refusal | None:
         """Why inserts and updates are refused, as of the last look."""

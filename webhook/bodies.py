@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from aiohttp import web
+from aiohttp.streams import EmptyStreamReader
 
 from common.settings import Settings
 from webhook.problems import (
@@ -26,7 +27,11 @@ T = TypeVar("T")
 
 INLINE_BYTES = 64 * 1024
 """What is parsed at once; larger inputs are parsed in a thread, beside other requests."""
+LEAST_BYTES_PER_SECOND = 1024
+"""A body that comes slower is given up; feeds, which go on for as long as they like, excepted."""
 ENCODINGS = ("gzip", "deflate", "identity")
+
+_BODY = web.RequestKey("body", bytes)
 
 _names = random.Random()  # noqa: S311 - names, not secrets
 _TRACEPARENT = re.compile(
@@ -54,31 +59,83 @@ def check_content_encoding(request: web.Request) -> None:
     """Raises Problem (415) for an encoding that would leave the body unreadable."""
     encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
     if encoding not in ENCODINGS:
-        detail = f"Content-Encoding must be one of {', '.join(ENCODINGS)}"
-        raise Problem(UNSUPPORTED_MEDIA_TYPE, detail, limit=list(ENCODINGS))
+        raise unsupported_encoding()
 
 
-async def read_body(request: web.Request, limit: int, *, stall_seconds: float) -> bytes:
-    """The body, decompressed. Raises Problem: larger than `limit` bytes, or it stopped coming."""
+def unsupported_encoding() -> Problem:
+    detail = f"Content-Encoding must be one of {', '.join(ENCODINGS)}"
+    return Problem(UNSUPPORTED_MEDIA_TYPE, detail, limit=list(ENCODINGS))
+
+
+def _nothing_told(size: int) -> None:
+    del size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How slow a body may come: nothing for `stall_seconds`, or so long in all behind
+    `least_bytes_per_second`."""
+
+    stall_seconds: float
+    least_bytes_per_second: int = LEAST_BYTES_PER_SECOND
+
+
+async def read_body(
+    request: web.Request, limit: int, *, stall_seconds: float, keep: bool = False
+) -> bytes:
+    """The body, decompressed; kept for who reads it next where `keep` says so.
+
+    Raises Problem: larger than `limit` bytes, or it stopped coming. Nothing for `stall_seconds`, or
+    so long in all behind LEAST_BYTES_PER_SECOND as it was sent: a byte a second would never stop
+    coming, and a few that unfold to megabytes would keep these for hours.
+    """
+    kept: bytes | None = request.get(_BODY)
+    if kept is not None:
+        return kept
+    body = await read_body_at(request, limit, Pace(stall_seconds=stall_seconds))
+    if keep:
+        request[_BODY] = body
+    return body
+
+
+async def read_body_at(
+    request: web.Request, limit: int, pace: Pace, told: Callable[[int], None] = _nothing_told
+) -> bytes:
+    """`told`: how many bytes it has at least, as soon as that is known and as it grows; what it
+    raises ends the reading. Raises Problem as `read_body`."""
     check_content_encoding(request)
     length = request.content_length
     if length is not None and length > limit:
         raise too_large(limit)
+    told(length or 0)
+    if isinstance(request.content, EmptyStreamReader):
+        return b""  # it counts nothing
     parts: list[bytes] = []
     size = 0
+    loop = asyncio.get_running_loop()
+    began = loop.time()
     while True:
+        sent = request.content.total_raw_bytes
+        late_at = began + pace.stall_seconds + sent / pace.least_bytes_per_second
         try:
-            async with asyncio.timeout(stall_seconds):
+            async with asyncio.timeout_at(min(loop.time() + pace.stall_seconds, late_at)):
                 part = await request.content.readany()
         except TimeoutError:
-            detail = f"nothing came for {stall_seconds:g} s"
-            raise Problem(BODY_TIMEOUT, detail, limit=stall_seconds) from None
+            raise _too_slow(pace) from None
         if not part:
             return b"".join(parts)
         size += len(part)
         if size > limit:
             raise too_large(limit)
+        told(size)
         parts.append(part)
+
+
+def _too_slow(pace: Pace) -> Problem:
+    least = pace.least_bytes_per_second
+    detail = f"nothing came for {pace.stall_seconds:g} s, or less than {least} bytes a second"
+    headers = {"Connection": "close"}
+    return Problem(BODY_TIMEOUT, detail, limit=pace.stall_seconds, headers=headers)
 
 
 def too_large(limit: int) -> Problem:

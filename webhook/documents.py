@@ -14,12 +14,15 @@ import structlog
 from aiohttp import web
 
 from common import identity, pack
+from common.api.base import MAX_INTEGER
+from common.api.search import DEFAULT_WAIT_SECONDS, MAX_WAIT_SECONDS
 from common.extraction.content_types import is_text
 from common.model import Applied, Desired, DocumentKey, Event, Row, Status
 from common.pack import PackedChunk
 from common.ports.blobs import BlobNotFoundError
 from webhook.accept import Change, ChangeType
 from webhook.acceptance import accept_change, result_of
+from webhook.authentication import principal_of
 from webhook.bodies import (
     beside,
     query_integer,
@@ -27,6 +30,15 @@ from webhook.bodies import (
     read_body,
     refuse_unknown_parameters,
     traceparent_of,
+)
+from webhook.callers import caller_of
+from webhook.entity_tags import (
+    CACHING,
+    is_known,
+    not_modified,
+    precondition_of,
+    tag_of_content,
+    tag_of_status,
 )
 from webhook.problems import (
     DAMAGED,
@@ -41,13 +53,11 @@ from webhook.problems import (
 from webhook.search import ApplyFailedError, wait_applied
 from webhook.services import SERVICES, Services
 from webhook.validation import (
-    MAX_INTEGER,
     check_content,
     check_doc_hash,
     document_key_of,
     metadata_of,
     namespace_of,
-    source_version_of,
     upload_type,
 )
 
@@ -55,8 +65,6 @@ log = structlog.get_logger(__name__)
 
 MAX_PAGE = 1000
 DEFAULT_PAGE = 100
-MAX_WAIT_SECONDS = 300.0
-DEFAULT_WAIT_SECONDS = 10.0
 READS_OF_A_MOVING_DOCUMENT = 3
 _SUB_RESOURCES = ("/chunks", "/content", "/history")
 _INLINE_TYPES = ("text/plain", "text/markdown", "application/pdf")
@@ -109,6 +117,7 @@ async def put_document(request: web.Request) -> web.Response:
     key = key_of(request)
     content_type = upload_type(request.headers.get("Content-Type"), key.document_id)
     source_version = _source_version(request)
+    precondition = precondition_of(request)
     metadata = metadata_of(request.query.get("metadata", "null"), settings)
     stall_seconds = settings.request_timeout_seconds
     content = await read_body(request, settings.max_document_bytes, stall_seconds=stall_seconds)
@@ -127,9 +136,12 @@ async def put_document(request: web.Request) -> web.Response:
         content_type=content_type,
         metadata=metadata,
         source_version=source_version,
+        precondition=precondition,
         traceparent=traceparent_of(request),
     )
-    return web.json_response(result_of(await accept_change(services, change)), status=202)
+    return web.json_response(
+        result_of(await accept_change(services, change, caller_of(request))), status=202
+    )
 
 
 async def delete_document(request: web.Request) -> web.Response:
@@ -139,24 +151,25 @@ async def delete_document(request: web.Request) -> web.Response:
         key=key_of(request),
         change_type=ChangeType.DELETE,
         source_version=_source_version(request),
+        precondition=precondition_of(request),
         traceparent=traceparent_of(request),
     )
-    accepted = await accept_change(request.app[SERVICES], change)
+    accepted = await accept_change(request.app[SERVICES], change, caller_of(request))
     return web.json_response(result_of(accepted), status=202)
 
 
 def _source_version(request: web.Request) -> int | None:
     if "source_version" not in request.query:
         return None
-    number = query_integer(request, "source_version", default=0, lowest=0, highest=MAX_INTEGER)
-    return source_version_of(number)
+    return query_integer(request, "source_version", default=0, lowest=0, highest=MAX_INTEGER)
 
 
 # --- reading -------------------------------------------------------------------------------------
 
 
 async def get_document(request: web.Request) -> web.Response:
-    """Where the document stands; with `min_version` or `wait`, once it shows that version."""
+    """Where the document stands; with `min_version` or `wait`, once it shows that version. 304 when
+    that is what the client has."""
     refuse_unknown_parameters(request, frozenset({"min_version", "wait"}))
     services = request.app[SERVICES]
     key = key_of(request)
@@ -165,8 +178,13 @@ async def get_document(request: web.Request) -> web.Response:
     row = await _row_of(services, key)
     if wait_seconds is not None or version:
         seconds = DEFAULT_WAIT_SECONDS if wait_seconds is None else wait_seconds
-        row = await _wait(services, row, version or row.desired.version, seconds)
-    return web.json_response(_status_of(row))
+        with services.limits.waiting(principal_of(request)):
+            row = await _wait(services, row, version or row.desired.version, seconds)
+    tag = tag_of_status(row)
+    if is_known(request, tag):
+        return not_modified(tag)
+    headers = {"ETag": tag, "Cache-Control": CACHING}
+    return web.json_response(_status_of(row), headers=headers)
 
 
 async def _wait(services: Services, row: Row, version: int, seconds: float) -> Row:
@@ -274,13 +292,16 @@ async def _decoded(name: str, data: bytes) -> pack.Pack:
 
 
 async def get_content(request: web.Request) -> web.Response:
-    """The bytes of the last accepted version, as they were sent."""
+    """The bytes of the last accepted version, as they were sent; 304 when the client has them."""
     services = request.app[SERVICES]
     key = key_of(request, "/content")
     row = await _row_of(services, key)
     desired = row.desired
     if desired.tombstone:
         raise Problem(NOT_FOUND, f"document {key.document_id!r} is deleted", field="document_id")
+    tag = tag_of_content(desired)
+    if is_known(request, tag):
+        return not_modified(tag)
     try:
         async with deadline(services.settings.request_timeout_seconds):
             content = await services.blobs.get(desired.blob_key)
@@ -318,7 +339,8 @@ def _content_headers(desired: Desired) -> dict[str, str]:
         "Content-Type": f"{content_type}; charset=utf-8" if is_text(content_type) else content_type,
         "Content-Disposition": "inline" if inline else "attachment",
         "Content-Security-Policy": "sandbox",
-        "ETag": f'"{desired.content_hash}"',
+        "Cache-Control": CACHING,
+        "ETag": tag_of_content(desired),
         "X-Document-Version": str(desired.version),
     }
 

@@ -10,14 +10,17 @@ import asyncio
 import json
 from collections import deque
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import structlog
 from aiohttp import web
 
+from common.access import Scope
 from common.model import DocumentKey
 from webhook.accept import Change
 from webhook.acceptance import accept_change, result_of
+from webhook.authentication import principal_of, require_scope
 from webhook.bodies import (
     Line,
     LineSplitter,
@@ -26,7 +29,9 @@ from webhook.bodies import (
     given_traceparent,
     traceparent_of,
 )
+from webhook.callers import caller_of
 from webhook.problems import (
+    BODY_TIMEOUT,
     BROKEN_BODY,
     EARLIER_CHANGE_FAILED,
     STOPPING,
@@ -47,17 +52,20 @@ STOPPING_SIGNAL: web.AppKey[asyncio.Event] = web.AppKey("stopping", asyncio.Even
 FAILED_DOCUMENTS_AT_MOST = 1000
 """So many documents that could not be accepted mean an outage, which ends the feed."""
 ANSWER_BATCH_BYTES = 64 * 1024
+ASKED_AGAIN_SECONDS = 2.0
+"""A feed may go on for days: its key may be revoked, its token expire, what it may do change."""
 
 
 async def answer_feed(request: web.Request) -> web.StreamResponse:
     check_content_encoding(request)
-    response = web.StreamResponse(headers={"Content-Type": NDJSON_TYPES[0]})
-    await response.prepare(request)
-    try:
-        await Feed(request, response).run()
-    except* ConnectionError:
-        log.info("feed.disconnected")
-    return response
+    with request.app[SERVICES].limits.waiting(principal_of(request)):
+        response = web.StreamResponse(headers={"Content-Type": NDJSON_TYPES[0]})
+        await response.prepare(request)
+        try:
+            await Feed(request, response).run()
+        except* ConnectionError:
+            log.info("feed.disconnected")
+        return response
 
 
 class Feed:
@@ -70,8 +78,12 @@ class Feed:
         self._stopping = request.app[STOPPING_SIGNAL]
         settings = self._services.settings
         self._timeout_seconds = settings.request_timeout_seconds
+        self._idle_seconds = settings.feed_idle_seconds
         self._line_limit = settings.max_body_bytes
         self._trace = given_traceparent(request)
+        self._caller = caller_of(request)
+        self._asked_at = asyncio.get_running_loop().time()
+        self._limits = self._services.limits
         self._window: asyncio.Queue[asyncio.Future[bytes] | None] = asyncio.Queue(
             settings.accept_concurrency
         )
@@ -94,6 +106,7 @@ class Feed:
         try:
             async for line in self._lines():
                 self._refuse_to_go_on()
+                await self._ask_again()
                 number = line.number
                 await self._begin(line, group)
         except ConnectionError:
@@ -112,6 +125,16 @@ class Feed:
         if len(self._failed) >= FAILED_DOCUMENTS_AT_MOST:
             raise Problem(UNAVAILABLE, "too many lines failed; send this line and the rest later")
 
+    async def _ask_again(self) -> None:
+        """Now and then, who it speaks for. Raises Problem (401, 403), which ends the feed."""
+        now = asyncio.get_running_loop().time()
+        if now < self._asked_at + ASKED_AGAIN_SECONDS:
+            return
+        principal = await self._services.authenticate(self._request)
+        require_scope(principal, Scope.WRITE)
+        self._caller = replace(self._caller, principal=principal)
+        self._asked_at = now
+
     async def _lines(self) -> AsyncIterator[Line]:
         splitter = LineSplitter(self._line_limit)
         async for chunk in self._chunks():
@@ -121,26 +144,39 @@ class Feed:
             yield line
 
     async def _chunks(self) -> AsyncIterator[bytes]:
-        """Until the body ends. Raises Problem when the service stops first."""
+        """Until the body ends. Raises Problem when the service stops first, and when nothing came
+        for too long: who is gone without a word would hold the feed's place for ever."""
         stop = asyncio.ensure_future(self._stopping.wait())
+        idle = self._idle_seconds or None
         try:
             while True:
                 read = asyncio.ensure_future(self._request.content.readany())
                 try:
-                    await asyncio.wait((read, stop), return_when=asyncio.FIRST_COMPLETED)
-                    if not read.done():
+                    await asyncio.wait(
+                        (read, stop), timeout=idle, return_when=asyncio.FIRST_COMPLETED
+                    )
+                    if stop.done() and not read.done():
                         raise Problem(STOPPING, "the service is stopping; send the rest again")
+                    if not read.done():
+                        raise _idle(self._idle_seconds)
                 finally:
                     read.cancel()
                 chunk = await read
                 if not chunk:
                     return
+                await self._wait_for_limits(size_bytes=len(chunk))
                 yield chunk
         finally:
             stop.cancel()
 
+    async def _wait_for_limits(self, *, changes: int = 0, size_bytes: int = 0) -> None:
+        """Nothing more is read meanwhile, which slows the sender down to what it may send."""
+        who, stopping = self._caller.principal, self._stopping
+        await self._limits.wait_for(who, stopping, changes=changes, size_bytes=size_bytes)
+
     async def _begin(self, line: Line, group: asyncio.TaskGroup) -> None:
         size = len(line.data or b"")
+        await self._wait_for_limits(changes=1)
         await self._wait_for_room(size)
         try:
             change = await self._parse(line)
@@ -184,7 +220,7 @@ class Feed:
             await asyncio.wait((earlier,))
         try:
             self._refuse_to_overtake(change.key)
-            accepted = await accept_change(self._services, change)
+            accepted = await accept_change(self._services, change, self._caller, charged=True)
         except Exception as error:
             problem = problem_of(error)
             if problem.kind.status >= 500:
@@ -237,6 +273,15 @@ class Feed:
             if self._request.transport is not None:
                 self._request.transport.abort()
             raise ConnectionAbortedError("the client does not read its results") from None
+
+
+def _idle(seconds: float) -> Problem:
+    return Problem(
+        BODY_TIMEOUT,
+        f"nothing came for {seconds:g} s: send the rest in a new feed; a blank line now and then "
+        "keeps one open",
+        limit=seconds,
+    )
 
 
 def _done(line: bytes) -> asyncio.Future[bytes]:

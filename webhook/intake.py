@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 import structlog
 
 from common import identity, telemetry
+from common.access import EVERYWHERE, Principal, PrincipalKind, Scope
 from common.landing import Action, Cause, Step, decoded_metadata, next_step
 from common.model import DocumentKey
 from common.ports.errors import TransientError
@@ -30,10 +31,14 @@ from common.ports.landing import (
     TooLargeToMoveError,
 )
 from common.settings import Settings
-from webhook.accept import Acceptor, Change, ChangeType, ProfileMismatchError
+from webhook.accept import Accepted, Acceptor, Change, ChangeType, ProfileMismatchError
 from webhook.admission import Admission
+from webhook.auditing import Auditing, accept_and_tell
 from webhook.bodies import beside
+from webhook.callers import Caller
+from webhook.namespaces import TooManyNamespacesError
 from webhook.problems import INVALID_FIELD, UNSUPPORTED_MEDIA_TYPE, Problem, deadline, problem_of
+from webhook.quotas import Quotas, room_for
 from webhook.validation import (
     check_content,
     check_size,
@@ -46,6 +51,16 @@ log = structlog.get_logger(__name__)
 
 LOOKS = 20
 """A name that changes as often while it is worked on is left to its next notification's turn."""
+LANDING = Caller(
+    principal=Principal(
+        id="landing",
+        kind=PrincipalKind.SOURCE,
+        scopes=frozenset({Scope.WRITE}),
+        namespaces=(EVERYWHERE,),
+    ),
+    source="landing",
+)
+"""Who puts files into the landing zone is known to the bucket only."""
 _AS_IT_IS = ("", "identity", "aws-chunked")
 
 
@@ -61,18 +76,22 @@ class Settled(StrEnum):
     """What was processed before, or a delete, cannot be accepted any more; the log says why."""
 
 
+_REFUSED = (Problem, ProfileMismatchError, TooManyNamespacesError)
 _UNTOUCHED = frozenset({Settled.FAILED, Settled.REFUSED})
 """Steps that leave the document as it was."""
 
 
 @dataclass(slots=True, kw_only=True)
 class IntakeHandler:
-    """Any number may work on the same name at once. `admission` None: nothing is too much."""
+    """Any number may work on the same name at once. `admission` None: nothing is too much;
+    `quotas` None: a namespace may hold what it likes."""
 
     landing: Landing
     acceptor: Acceptor
     settings: Settings
     admission: Admission | None = None
+    quotas: Quotas | None = None
+    auditing: Auditing = field(default_factory=Auditing)
 
     async def take_event(self, message: str) -> None:
         """Work off one notification, as S3 or EventBridge sent it.
@@ -119,7 +138,7 @@ class IntakeHandler:
             await self._accept(await self._change(name, Area.INCOMING, incoming))
         except MovedOnError:
             return Settled.MOVED_ON, None
-        except (Problem, ProfileMismatchError) as error:
+        except _REFUSED as error:
             return Settled.FAILED, await self._fail(name, places, incoming, _refusal(error))
         if places.failed is not None:
             # Before the move: whoever dies in between comes back, and finds both as they were.
@@ -135,7 +154,7 @@ class IntakeHandler:
             await self._accept(await self._change(name, Area.PROCESSED, processed))
         except MovedOnError:
             return Settled.MOVED_ON
-        except (Problem, ProfileMismatchError) as error:
+        except _REFUSED as error:
             return _told(name, _refusal(error))
         return Settled.ACCEPTED
 
@@ -143,7 +162,7 @@ class IntakeHandler:
         try:
             change = Change(key=self._key(name), change_type=ChangeType.DELETE)
             await self._accept(change)
-        except (Problem, ProfileMismatchError) as error:
+        except _REFUSED as error:
             return _told(name, _refusal(error))
         return Settled.DELETED
 
@@ -191,10 +210,16 @@ class IntakeHandler:
 
     async def _accept(self, change: Change) -> None:
         """Raises what accept raises, and Problem (503) when it is too slow or too much."""
+        self.auditing.require_open()
         if self.admission is not None:
             await self.admission.admit(change)
-        async with deadline(self.settings.request_timeout_seconds):
-            await self.acceptor.accept(change)
+
+        async def accept(change: Change) -> Accepted:
+            async with deadline(self.settings.request_timeout_seconds):
+                return await self.acceptor.accept(change)
+
+        async with room_for(self.quotas, change):
+            await accept_and_tell(self.auditing, change, LANDING, accept)
 
 
 def reason_of(name: str, seen: LandedObject, problem: Problem) -> bytes:
@@ -217,7 +242,7 @@ def _cause(removed: bool, told: Sequence[Settled]) -> Cause:
     )
 
 
-def _refusal(error: Problem | ProfileMismatchError) -> Problem:
+def _refusal(error: Problem | ProfileMismatchError | TooManyNamespacesError) -> Problem:
     """What a person must mend. Raises TransientError for what passes by itself."""
     problem = problem_of(error)
     if problem.kind.status >= 500:

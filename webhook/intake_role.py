@@ -13,13 +13,15 @@ from common import telemetry
 from common.aws.event_queue import SqsEventQueue
 from common.checks import require_usable
 from common.composition import ConfigurationError, connect, open_ports
-from common.ports.check import Checkable
 from common.ports.landing import Landing
 from common.runner import run_until_signal
 from common.settings import Settings
 from common.starting import exit_code_of
 from webhook.intake import IntakeHandler
+from webhook.intake_listing import IntakeListing, list_regularly
 from webhook.intake_loop import IntakeLoop
+from webhook.opened import open_auditing
+from webhook.quotas import quotas_of
 from webhook.role import acceptor_of, admission_of
 
 log = structlog.get_logger(__name__)
@@ -34,8 +36,13 @@ def run(settings: Settings) -> int:
 
 
 @contextlib.asynccontextmanager
-async def open_intake(settings: Settings) -> AsyncIterator[IntakeHandler]:
-    """Everything an intake needs, checked. Raises PermanentError, TransientError."""
+async def open_intake(
+    settings: Settings, queue: SqsEventQueue | None = None
+) -> AsyncIterator[IntakeHandler]:
+    """Everything an intake needs, checked. Raises PermanentError, TransientError.
+
+    `queue`: where the events come from; None where they are handed in.
+    """
     async with contextlib.AsyncExitStack() as stack:
         landing = _landing(settings)
         stack.push_async_callback(landing.close)
@@ -43,15 +50,22 @@ async def open_intake(settings: Settings) -> AsyncIterator[IntakeHandler]:
         ports = await stack.enter_async_context(
             open_ports(settings, receiver=receiver, own_index=False)
         )
-        if settings.start_checks:
-            await require_usable(ports)
-            await _checked(landing)
+        await require_usable(
+            ports,
+            {"BLOOMWEAVER_LANDING_URL": landing, "BLOOMWEAVER_INTAKE_QUEUE_NAME": queue},
+        )
         admission = admission_of(ports)
         stack.push_async_callback(admission.close)
         # In a thread: the profile of a model may have to be read from its files.
         acceptor = await asyncio.to_thread(acceptor_of, ports)
+        auditing = await stack.enter_async_context(open_auditing(settings, receiver=receiver))
         yield IntakeHandler(
-            landing=landing, acceptor=acceptor, settings=settings, admission=admission
+            landing=landing,
+            acceptor=acceptor,
+            settings=settings,
+            admission=admission,
+            quotas=quotas_of(settings, ports.registry),
+            auditing=auditing,
         )
 
 
@@ -64,11 +78,6 @@ def _landing(settings: Settings) -> Landing:
     return landing
 
 
-async def _checked(adapter: object) -> None:
-    if isinstance(adapter, Checkable):
-        log.info("intake.checked", found=await adapter.check())
-
-
 async def _serve(settings: Settings, stop: asyncio.Event) -> None:
     queue = SqsEventQueue(
         settings.intake_queue_name,
@@ -77,9 +86,7 @@ async def _serve(settings: Settings, stop: asyncio.Event) -> None:
     )
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(queue.close)
-        handler = await stack.enter_async_context(open_intake(settings))
-        if settings.start_checks:
-            await _checked(queue)
+        handler = await stack.enter_async_context(open_intake(settings, queue))
         loop = IntakeLoop(
             queue=queue,
             take=handler.take_event,
@@ -88,4 +95,6 @@ async def _serve(settings: Settings, stop: asyncio.Event) -> None:
             drain_seconds=settings.drain_timeout_seconds,
         )
         log.info("intake.ready", queue=settings.intake_queue_name, landing=settings.landing_url)
-        await loop.run(stop)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(loop.run(stop))
+            group.create_task(list_regularly(IntakeListing(handler=handler), stop))

@@ -27,7 +27,9 @@ from common.composition import open_ports
 from common.lambda_runtime import Context, Event, Sandbox, work_seconds
 from common.lambda_sqs import records_of
 from common.settings import Settings
+from webhook.addresses import ADDRESS_HEADER
 from webhook.intake import IntakeHandler
+from webhook.intake_listing import IntakeListing, list_within
 from webhook.intake_role import open_intake
 from webhook.lambda_http import AnswerTooLargeError, HttpRequest, answer_of, request_of
 from webhook.lambda_intake import take_batch
@@ -40,6 +42,8 @@ WAIT_MARGIN_SECONDS = 0.5
 """A wait for a document ends so long before the request does: its answer has to be written."""
 _AUTOMATIC = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
 """What the client would add of its own to a request that came without."""
+_SCHEDULES = frozenset({"aws.events", "aws.scheduler"})
+"""EventBridge's rules and its Scheduler, where they send no input of one's own."""
 
 
 class Shell:
@@ -85,8 +89,9 @@ class Shell:
     async def _ask(self, request: HttpRequest) -> dict[str, Any]:
         url = URL(f"http://bloomweaver{request.target}", encoded=True)
         body = None if request.body is None else io.BytesIO(request.body)
+        headers = {**request.headers, ADDRESS_HEADER: request.address}
         asked = self._client.request(
-            request.method, url, headers=request.headers, data=body, allow_redirects=False,
+            request.method, url, headers=headers, data=body, allow_redirects=False,
             timeout=aiohttp.ClientTimeout(total=None),
         )  # fmt: skip
         async with asked as response:
@@ -136,7 +141,12 @@ def handler(event: Event, context: Context) -> dict[str, Any]:
 def intake(event: Event, context: Context) -> dict[str, Any]:
     """Takes in what S3 told of, from the batches of an SQS event source mapping; names what failed.
 
-    The whole batch comes back when it raises NotABatchError or CannotStartError.
+    The whole batch comes back when it raises NotABatchError or CannotStartError. An event of an
+    EventBridge schedule, or {"listing": true}, has it look for what S3 told nobody of instead.
     """
+    if event.get("listing") is True or event.get("source") in _SCHEDULES:
+        return INTAKE.run(
+            lambda handler: list_within(IntakeListing(handler=handler), work_seconds(context))
+        )
     records = records_of(event)
     return INTAKE.run(lambda handler: take_batch(handler, records, work_seconds(context)))

@@ -39,12 +39,17 @@ class AnswerTooLargeError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class HttpRequest:
-    """`target` is path and query as they go over the wire. Header names are in lower case."""
+    """`target` is path and query as they go over the wire. Header names are in lower case.
+
+    `address` is the peer that API Gateway saw; empty where the event has none. What headers say of
+    it (`X-Forwarded-For`) the client may have written.
+    """
 
     method: str
     target: str
     headers: dict[str, str]
     body: bytes | None
+    address: str = ""
 
 
 def request_of(event: Mapping[str, Any]) -> HttpRequest:
@@ -52,6 +57,7 @@ def request_of(event: Mapping[str, Any]) -> HttpRequest:
     try:
         context = event["requestContext"]
         method = str(context["http"]["method"])
+        address = str(context["http"].get("sourceIp") or "")
         path = _without_stage(str(event["rawPath"]), str(context.get("stage", "$default")))
         query = str(event.get("rawQueryString") or "")
         headers = _headers_of(event)
@@ -65,7 +71,7 @@ def request_of(event: Mapping[str, Any]) -> HttpRequest:
     if query:
         target += "?" + _escaped(_NOT_IN_A_QUERY, query)
     headers.setdefault("x-request-id", str(context.get("requestId", "")).rstrip("="))
-    return HttpRequest(method, target, headers, body)
+    return HttpRequest(method, target, headers, body, address)
 
 
 def _without_stage(path: str, stage: str) -> str:

@@ -13,11 +13,14 @@ import structlog
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from common import telemetry
 from common.filters import FilterError
 from common.ports.embedder import NoModelError
 from common.ports.errors import PermanentError, TransientError
 from common.ports.index import DimensionMismatchError
 from webhook.accept import NothingToUpdateError, ProfileMismatchError
+from webhook.namespaces import TooManyNamespacesError
+from webhook.preconditions import PreconditionFailedError
 from webhook.search import NotAppliedInTimeError
 
 log = structlog.get_logger(__name__)
@@ -40,6 +43,9 @@ class Kind:
 
 MALFORMED_JSON = Kind("malformed-json", 400, "The JSON cannot be read")
 MALFORMED_REQUEST = Kind("malformed-request", 400, "The request cannot be read")
+UNAUTHENTICATED = Kind("unauthenticated", 401, "Who you are is not known")
+FORBIDDEN = Kind("forbidden", 403, "You may not do this")
+QUOTA_EXCEEDED = Kind("quota-exceeded", 403, "There is as much as there may be")
 NOT_FOUND = Kind("not-found", 404, "There is nothing under this name")
 METHOD_NOT_ALLOWED = Kind("method-not-allowed", 405, "This address does not take that method")
 BODY_TIMEOUT = Kind("body-timeout", 408, "The request's body did not arrive in time")
@@ -48,17 +54,33 @@ STALE_CURSOR = Kind("stale-cursor", 409, "The document changed between two pages
 PROFILE_MISMATCH = Kind(
     "profile-mismatch", 409, "The namespace is bound to another embedding profile"
 )
+IDEMPOTENCY_KEY_IN_USE = Kind(
+    "idempotency-key-in-use", 409, "A request with this key is still under way"
+)
+GONE = Kind("gone", 410, "Nothing more is wanted here")
+PRECONDITION_FAILED = Kind(
+    "precondition-failed", 412, "The document is not what the request asks it to be"
+)
 TOO_LARGE = Kind("too-large", 413, "Larger than the limit")
 UNSUPPORTED_MEDIA_TYPE = Kind("unsupported-media-type", 415, "Not a type this address reads")
+EXPECTATION_FAILED = Kind("expectation-failed", 417, "The service does not do what is expected")
 INVALID_FIELD = Kind("invalid-field", 422, "A field is not as it has to be")
+CONTENT_REFUSED = Kind("content-refused", 422, "The content is not fetched")
 UNKNOWN_FIELD = Kind("unknown-field", 422, "There is no such field")
 HASH_MISMATCH = Kind("hash-mismatch", 422, "The content is not what its hash says")
+RATE_LIMITED = Kind("rate-limited", 429, "More than you may send in that time")
+HEAD_TOO_LARGE = Kind("head-too-large", 431, "The request line or the headers are too large")
+IDEMPOTENCY_KEY_REUSED = Kind(
+    "idempotency-key-reused", 422, "This key was used for another request"
+)
 INTERNAL = Kind("internal", 500, "Something unexpected went wrong")
 DAMAGED = Kind("damaged", 500, "What is stored is not what was written")
 UNAVAILABLE = Kind("unavailable", 503, "Not possible just now")
+AUDIT_UNAVAILABLE = Kind("audit-unavailable", 503, "The audit trail is out of reach")
 EARLIER_CHANGE_FAILED = Kind(
     "earlier-change-failed", 503, "An earlier change of the same document was not accepted"
 )
+CONTENT_UNAVAILABLE = Kind("content-unavailable", 503, "The content cannot be fetched just now")
 STOPPING = Kind("stopping", 503, "The service is stopping")
 OVER_CAPACITY = Kind("over-capacity", 503, "No more changes are accepted for now")
 NOT_READY = Kind("not-ready", 503, "The service is not ready yet")
@@ -95,11 +117,13 @@ class Problem(Exception):  # noqa: N818 - RFC 9457's word for it
         self.limit = limit
         self.headers = dict(headers or {})
         self.more = more
+        self.audited = False
+        """Whether the audit trail has been told of it."""
 
     def within(self, path: str) -> Problem:
         """The same problem, its field named from further outside."""
         field = f"{path}.{self.field}" if self.field else path
-        return Problem(
+        problem = Problem(
             self.kind,
             self.detail,
             field=field,
@@ -107,6 +131,8 @@ class Problem(Exception):  # noqa: N818 - RFC 9457's word for it
             headers=self.headers,
             **self.more,
         )
+        problem.audited = self.audited
+        return problem
 
     def body(self) -> dict[str, Any]:
         members = {
@@ -164,6 +190,19 @@ def _of_filter(error: Exception) -> Problem:
     return Problem(INVALID_FIELD, str(error), field=f"filter.{path}" if path else "filter")
 
 
+def _of_precondition(error: Exception) -> Problem:
+    version = error.version if isinstance(error, PreconditionFailedError) else 0
+    return Problem(PRECONDITION_FAILED, str(error), version=version)
+
+
+def _of_namespaces(error: Exception) -> Problem:
+    used, limit = (error.used, error.limit) if isinstance(error, TooManyNamespacesError) else (0, 0)
+    telemetry.QUOTA_REFUSED.labels("namespaces").inc()
+    return Problem(
+        QUOTA_EXCEEDED, str(error), field="namespace", limit=limit, reason="namespaces", used=used
+    )
+
+
 def _of_transient(error: Exception) -> Problem:
     log.warning("request.unavailable", error=str(error))
     return Problem(
@@ -195,7 +234,9 @@ def _of_http(error: web.HTTPException) -> Problem:
 _Translation = tuple[type[Exception] | tuple[type[Exception], ...], Callable[[Exception], Problem]]
 _TRANSLATIONS: tuple[_Translation, ...] = (
     (NothingToUpdateError, lambda e: Problem(NOT_FOUND, str(e), field="document_id")),
+    (PreconditionFailedError, _of_precondition),
     (ProfileMismatchError, lambda e: Problem(PROFILE_MISMATCH, str(e), field="namespace")),
+    (TooManyNamespacesError, _of_namespaces),
     (DimensionMismatchError, lambda e: Problem(PROFILE_MISMATCH, str(e), field="namespace")),
     (NotAppliedInTimeError, lambda e: Problem(NOT_APPLIED, str(e))),
     (FilterError, _of_filter),

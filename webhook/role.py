@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
@@ -14,10 +16,12 @@ from aiohttp import web
 from common import telemetry
 from common.checks import require_usable
 from common.composition import open_ports
+from common.door import is_loopback
 from common.model import EmbeddingProfile
 from common.parts import Ports, timers_of
 from common.ports.embedder import NoModelError
 from common.ports.index import Index
+from common.ports.keys import KeyStore
 from common.runner import run_until_signal
 from common.settings import Settings
 from common.starting import exit_code_of
@@ -25,9 +29,20 @@ from common.variants import variant_of
 from webhook.accept import Acceptor
 from webhook.admission import Admission, limits_of
 from webhook.app import build_app, make_runner
+from webhook.authentication import (
+    Authenticate,
+    Doorman,
+    Verifier,
+    authenticate_of,
+)
+from webhook.key_verifier import KeyVerifier
+from webhook.limits import request_limits_of
+from webhook.opened import open_own
+from webhook.quotas import quotas_of
 from webhook.search import Searcher
 from webhook.search_vectors import QueryEmbedder, cached_queries
 from webhook.services import Services
+from webhook.sources.directory import SourceDirectory
 
 log = structlog.get_logger(__name__)
 
@@ -43,7 +58,8 @@ Listen = Callable[[web.AppRunner], Awaitable[None]]
 class WebhookPart:
     """Serves HTTP. Searches are answered where `ports.index` is open.
 
-    `listen` None: on the settings' address and port. `most_wait_seconds` says how long a request
+    `listen` None: on the settings' address and port; what it opens otherwise is no address of this
+    machine alone, so that everybody is asked for a key. `most_wait_seconds` says how long a request
     may wait for a document just now, whatever it asks for.
     """
 
@@ -56,22 +72,53 @@ class WebhookPart:
     ) -> None:
         self._ports = ports
         self._listen = listen or self._listen_on_tcp
+        self._listens_on = ports.settings.host if listen is None else None
         self._most_wait_seconds = most_wait_seconds
+        self._own = contextlib.AsyncExitStack()
         self._runner: web.AppRunner | None = None
         self._model: asyncio.Task[None] | None = None
         self._admission: Admission | None = None
+        self._source_watch: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
+        """Raises ConfigurationError, before anything listens, where everybody could call."""
         settings = self._ports.settings
+        opening = open_own(settings, receiver=f"webhook-{os.getpid()}")
+        own = await self._own.enter_async_context(opening)
+        authenticate = await authentication_of(
+            settings, own.keys, own.issuers, listens_on=self._listens_on
+        )
         if self._ports.index is not None:
             self._model = asyncio.create_task(load_models(self._ports), name="load-model")
+            self._model.add_done_callback(_tell_failure)
         self._admission = admission_of(self._ports)
-        services = services_of(self._ports, self._admission, self._unready, self._most_wait_seconds)
+        services = services_of(
+            self._ports, authenticate, self._admission, self._unready, self._most_wait_seconds
+        )
+        sources = await self._open_sources(settings)
+        services = replace(
+            services,
+            sources=sources,
+            receipts=own.receipts,
+            auditing=own.auditing,
+            content_urls=own.content_urls,
+            github=own.github,
+            limits=request_limits_of(settings),
+            quotas=quotas_of(settings, self._ports.registry),
+        )
         self._runner = make_runner(
             build_app(services), shutdown_seconds=settings.drain_timeout_seconds
         )
         await self._runner.setup()
         await self._listen(self._runner)
+
+    async def _open_sources(self, settings: Settings) -> SourceDirectory:
+        here = self._listens_on is not None and is_loopback(self._listens_on)
+        on_loopback = here and settings.auth != "required"
+        sources = SourceDirectory(settings.sources_file, on_loopback=on_loopback)
+        await sources.start()
+        self._source_watch = asyncio.create_task(sources.watch(), name="watch-sources")
+        return sources
 
     async def _listen_on_tcp(self, runner: web.AppRunner) -> None:
         settings = self._ports.settings
@@ -81,7 +128,8 @@ class WebhookPart:
         log.info("webhook.listening", url=address)
 
     def tasks(self) -> list[asyncio.Task[None]]:
-        return []  # aiohttp answers each request in a task of its own
+        # aiohttp answers each request in a task of its own.
+        return [self._source_watch] if self._source_watch else []
 
     async def stop(self) -> None:
         if self._runner:
@@ -91,6 +139,10 @@ class WebhookPart:
         if self._model:
             self._model.cancel()
             await asyncio.gather(self._model, return_exceptions=True)
+        if self._source_watch:
+            self._source_watch.cancel()
+            await asyncio.gather(self._source_watch, return_exceptions=True)
+        await self._own.aclose()
 
     def _unready(self) -> list[str]:
         model = self._model
@@ -99,8 +151,14 @@ class WebhookPart:
         if not model.done():
             return ["the embedding model is being loaded"]
         if model.cancelled() or model.exception() is not None:
-            return [f"the embedding model cannot be loaded: {model.exception()}"]
+            return ["the embedding model cannot be loaded; the service's log says why"]
         return []
+
+
+def _tell_failure(model: asyncio.Task[None]) -> None:
+    """In the log alone: anybody may ask whether the service is ready."""
+    if not model.cancelled() and (error := model.exception()) is not None:
+        log.error("webhook.model_not_loaded", error=str(error), exc_info=error)
 
 
 async def load_models(ports: Ports) -> None:
@@ -111,6 +169,20 @@ async def load_models(ports: Ports) -> None:
             await embedder.load()
         except NoModelError as error:
             log.info("webhook.searches_elsewhere", why=str(error))
+
+
+async def authentication_of(
+    settings: Settings, keys: KeyStore, issuers: Sequence[Verifier] = (), *, listens_on: str | None
+) -> Authenticate:
+    """Raises as `authenticate_of`."""
+    of_keys = KeyVerifier(keys, timeout_seconds=settings.request_timeout_seconds)
+    doorman = Doorman([of_keys, *issuers])
+
+    async def knows_anybody() -> bool:
+        """Revoked keys too: a door that was closed once stays closed."""
+        return bool(issuers) or bool(await keys.list())
+
+    return await authenticate_of(settings, doorman, knows_anybody, listens_on=listens_on)
 
 
 def admission_of(ports: Ports) -> Admission:
@@ -133,11 +205,13 @@ def acceptor_of(ports: Ports) -> Acceptor:
         profile=ports.profile,
         timers=timers_of(settings),
         profile_of=profile_of,
+        max_namespaces=settings.max_namespaces,
     )
 
 
 def services_of(
     ports: Ports,
+    authenticate: Authenticate,
     admission: Admission,
     unready: Callable[[], list[str]],
     most_wait_seconds: Callable[[], float],
@@ -147,6 +221,7 @@ def services_of(
     searcher = _searcher(ports, ports.index) if ports.index is not None else None
     return Services(
         settings=settings,
+        authenticate=authenticate,
         registry=ports.registry,
         blobs=ports.blobs,
         queue=ports.queue,

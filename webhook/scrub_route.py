@@ -9,6 +9,7 @@ from typing import Any
 
 from aiohttp import web
 
+from common.ports.audit import AuditEvent
 from common.scrubbing import (
     NoSuchNamespaceError,
     ScrubBusyError,
@@ -16,10 +17,14 @@ from common.scrubbing import (
     ScrubService,
     report_to_json,
 )
+from webhook.auditing import ACCEPTED, BEGUN, UNCERTAIN, event_by
+from webhook.authentication import principal_of, require_reach, require_reach_of_all
 from webhook.bodies import read_json, refuse_unknown_parameters
+from webhook.callers import caller_of
 from webhook.feed import NDJSON_TYPES, STOPPING_SIGNAL
+from webhook.models.limited import bodies_of
+from webhook.models.reading import Refusals
 from webhook.problems import (
-    INVALID_FIELD,
     NOT_FOUND,
     SCRUB_RUNNING,
     SCRUB_UNAVAILABLE,
@@ -27,8 +32,9 @@ from webhook.problems import (
     Problem,
     problem_of,
 )
+from webhook.refusals import refuse
 from webhook.services import SERVICES, Services
-from webhook.validation import namespace_of, refuse_unknown
+from webhook.validation import namespace_of
 
 PROGRESS_SECONDS = 1.0
 NO_INDEX = "the index lives in another process: send this to the one that `bloomweaver up` runs"
@@ -37,6 +43,7 @@ NO_INDEX = "the index lives in another process: send this to the one that `bloom
 async def get_scrub(request: web.Request) -> web.Response:
     """The last scrub's report; null before there was one."""
     refuse_unknown_parameters(request, frozenset())
+    require_reach_of_all(principal_of(request))
     service = _service_of(request.app[SERVICES])
     report = None if service.last is None else report_to_json(service.last)
     return web.json_response({"running": service.running, "report": report})
@@ -48,6 +55,12 @@ async def post_scrub(request: web.Request) -> web.StreamResponse:
     services = request.app[SERVICES]
     service = _service_of(services)
     namespace, repair = await _wanted(request, services)
+    if namespace is None:
+        require_reach_of_all(principal_of(request))
+    else:
+        require_reach(principal_of(request), namespace)
+    if repair:
+        await _tell_repair(request, namespace, BEGUN)
     stopping = asyncio.ensure_future(request.app[STOPPING_SIGNAL].wait())
     scrub = _Scrub(service, namespace, repair)
     try:
@@ -62,6 +75,26 @@ async def post_scrub(request: web.Request) -> web.StreamResponse:
     finally:
         stopping.cancel()
         await scrub.cancel()
+        if repair:
+            services.auditing.owe([scrub.event(request, namespace)])
+
+
+async def _tell_repair(request: web.Request, namespace: str | None, result: str) -> None:
+    """Before anything is repaired. Raises Problem (503)."""
+    auditing = request.app[SERVICES].auditing
+    auditing.require_open()
+    await auditing.tell([_repair(request, namespace, result)])
+
+
+def _repair(request: web.Request, namespace: str | None, result: str, count: int = 1) -> AuditEvent:
+    return event_by(
+        request.app[SERVICES].auditing,
+        caller_of(request),
+        action="scrub.repair",
+        namespace=namespace or "",
+        result=result,
+        count=count,
+    )
 
 
 class _Scrub:
@@ -105,6 +138,13 @@ class _Scrub:
             return {"error": _problem_of(error).body()}
         return {"report": report_to_json(self._task.result())}
 
+    def event(self, request: web.Request, namespace: str | None) -> AuditEvent:
+        """What the audit trail is told of a repair that has ended."""
+        if self._task.cancelled() or self._task.exception() is not None:
+            return _repair(request, namespace, UNCERTAIN)
+        repaired = self._task.result().repaired_total
+        return _repair(request, namespace, ACCEPTED, repaired)
+
     async def cancel(self) -> None:
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
@@ -140,12 +180,17 @@ def _service_of(services: Services) -> ScrubService:
 async def _wanted(request: web.Request, services: Services) -> tuple[str | None, bool]:
     """Namespace (None: all) and whether to repair. Raises Problem."""
     refuse_unknown_parameters(request, frozenset())
-    value = await read_json(request, services.settings)
-    refuse_unknown(value, frozenset({"namespace", "repair"}))
-    namespace, repair = value.get("namespace"), value.get("repair")
-    if repair is not None and not isinstance(repair, bool):
-        raise Problem(INVALID_FIELD, "repair must be true or false", field="repair")
-    return None if namespace is None else namespace_of(namespace, services.settings), bool(repair)
+    limits = services.settings
+    value = await read_json(request, limits)
+    body = bodies_of(limits).scrub.read(value, limits, _REFUSALS)
+    repair, namespace = bool(body.repair), body.namespace
+    return None if namespace is None else namespace_of(namespace, limits), repair
+
+
+_REFUSALS: Refusals = {
+    "repair": lambda *_: refuse("repair", "must be true or false"),
+    "namespace": lambda value, limits: namespace_of(value["namespace"], limits),
+}
 
 
 def _problem_of(error: BaseException) -> Problem:

@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 from aiohttp import web
 
 from common import telemetry
+from common.api.base import MAX_INTEGER
+from common.api.search import (
+    DEFAULT_TOP_K,
+    DEFAULT_WAIT_SECONDS,
+    MAX_QUERY_BYTES,
+    MAX_WAIT_SECONDS,
+)
 from common.filters import parse_filter
 from common.model import DocumentKey
 from common.ports.index import MetadataFilter
 from common.settings import Settings
-from webhook.accept import ProfileMismatchError
+from webhook.authentication import principal_of
 from webhook.bodies import read_json
-from webhook.documents import DEFAULT_WAIT_SECONDS, MAX_WAIT_SECONDS
-from webhook.problems import INVALID_FIELD, SEARCH_UNAVAILABLE, Problem, deadline
+from webhook.models.limited import bodies_of
+from webhook.models.reading import Refusals
+from webhook.problems import SEARCH_UNAVAILABLE, Problem, deadline
+from webhook.refusals import refuse
 from webhook.search import Hit, Searcher
 from webhook.services import SERVICES, Services
-from webhook.validation import MAX_INTEGER, document_key_of, namespace_of, refuse_unknown
+from webhook.validation import document_key_of, namespace_of
 
-DEFAULT_TOP_K = 10
-MAX_QUERY_BYTES = 64 * 1024
 MAX_AWAITED_DOCUMENTS = 1000
-FIELDS = ("query", "top_k", "filter", "min_version", "wait")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +52,8 @@ async def post_search(request: web.Request) -> web.Response:
     value = await read_json(request, services.settings)
     wanted = search_request_of(value, namespace, services.settings)
     began = time.perf_counter()
-    hits = await _search(services, wanted)
+    with _waiting(services, request, wanted):
+        hits = await _search(services, wanted)
     took = time.perf_counter() - began
     telemetry.SEARCH_SECONDS.observe(took)
     return web.json_response(
@@ -53,32 +61,27 @@ async def post_search(request: web.Request) -> web.Response:
     )
 
 
+def _waiting(
+    services: Services, request: web.Request, wanted: SearchRequest
+) -> AbstractContextManager[None]:
+    if wanted.wait_seconds is None:
+        return nullcontext()
+    return services.limits.waiting(principal_of(request))
+
+
 async def _search(services: Services, wanted: SearchRequest) -> list[Hit]:
     searcher = services.searcher
     if searcher is None:
         raise Problem(SEARCH_UNAVAILABLE, services.why_no_search)
-    if not await _is_bound(services, wanted.namespace):
-        return []
+    async with deadline(services.settings.request_timeout_seconds):
+        if not await services.acceptor.is_bound(wanted.namespace):
+            return []
     if wanted.wait_seconds is not None:
         await _wait(services, searcher, wanted, wanted.wait_seconds)
     async with deadline(services.settings.request_timeout_seconds):
         return await searcher.search(
             wanted.namespace, wanted.query, top_k=wanted.top_k, where=wanted.where
         )
-
-
-async def _is_bound(services: Services, namespace: str) -> bool:
-    """Whether anything was ever written there. Raises ProfileMismatchError."""
-    if services.acceptor.is_bound(namespace):
-        return True
-    async with deadline(services.settings.request_timeout_seconds):
-        bound = (await services.registry.namespaces()).get(namespace)
-    ours = services.acceptor.profile_for(namespace)
-    if bound is not None and bound.id != ours.id:
-        raise ProfileMismatchError(namespace, bound, ours)
-    if bound is not None:
-        await services.acceptor.bind(namespace)
-    return bound is not None
 
 
 async def _wait(
@@ -95,17 +98,17 @@ async def _wait(
 
 def search_request_of(value: Any, namespace: str, limits: Settings) -> SearchRequest:
     """Raises Problem, and FilterError for the filter."""
-    refuse_unknown(value, frozenset(FIELDS))
-    min_versions = _min_versions(value.get("min_version"), namespace, limits)
-    wait_seconds = _wait_seconds(value.get("wait"))
+    body = bodies_of(limits).search.read(value, limits, _REFUSALS)
+    min_versions = _min_versions(body.min_version, namespace, limits)
+    wait_seconds = body.wait
     if min_versions and wait_seconds is None:
         wait_seconds = DEFAULT_WAIT_SECONDS
-    where = value.get("filter")
+    query, top_k = _query(body.query), body.top_k
     return SearchRequest(
         namespace=namespace,
-        query=_query(value.get("query")),
-        top_k=_top_k(value.get("top_k"), limits.max_top_k),
-        where=None if where is None else parse_filter(where),
+        query=query,
+        top_k=min(DEFAULT_TOP_K, limits.max_top_k) if top_k is None else top_k,
+        where=None if body.filter is None else parse_filter(body.filter),
         min_versions=min_versions,
         wait_seconds=wait_seconds,
     )
@@ -113,41 +116,25 @@ def search_request_of(value: Any, namespace: str, limits: Settings) -> SearchReq
 
 def _query(value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
-        _refuse("query", "must be a string that is not blank")
+        refuse("query", "must be a string that is not blank")
     try:
         size = len(value.encode())
     except UnicodeEncodeError as error:
-        _refuse("query", f"has a lone surrogate at position {error.start}")
+        refuse("query", f"has a lone surrogate at position {error.start}")
     if size > MAX_QUERY_BYTES:
-        _refuse("query", f"is {size} bytes long, the limit is {MAX_QUERY_BYTES}", MAX_QUERY_BYTES)
+        detail = f"is {size} bytes long, the limit is {MAX_QUERY_BYTES}"
+        refuse("query", detail, limit=MAX_QUERY_BYTES)
     return value
-
-
-def _top_k(value: Any, highest: int) -> int:
-    if value is None:
-        return min(DEFAULT_TOP_K, highest)
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= highest:
-        _refuse("top_k", f"must be an integer from 1 to {highest}", highest)
-    return value
-
-
-def _wait_seconds(value: Any) -> float | None:
-    if value is None:
-        return None
-    highest = MAX_WAIT_SECONDS
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= highest:
-        _refuse("wait", f"must be seconds from 0 to {highest:g}", highest)
-    return float(value)
 
 
 def _min_versions(value: Any, namespace: str, limits: Settings) -> dict[DocumentKey, int]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        _refuse("min_version", "must be an object of document ids and versions")
+        refuse("min_version", "must be an object of document ids and versions")
     if len(value) > MAX_AWAITED_DOCUMENTS:
         limit = MAX_AWAITED_DOCUMENTS
-        _refuse("min_version", f"names {len(value)} documents, the limit is {limit}", limit)
+        refuse("min_version", f"names {len(value)} documents, the limit is {limit}", limit=limit)
     versions = {}
     for name, version in value.items():
         try:
@@ -155,9 +142,9 @@ def _min_versions(value: Any, namespace: str, limits: Settings) -> dict[Document
         except Problem as problem:
             raise problem.within("min_version") from None
         if isinstance(version, bool) or not isinstance(version, int):
-            _refuse(f"min_version.{name}", "must be an integer")
+            refuse(f"min_version.{name}", "must be an integer")
         if not 0 <= version <= MAX_INTEGER:
-            _refuse(f"min_version.{name}", f"must be from 0 to {MAX_INTEGER}", MAX_INTEGER)
+            refuse(f"min_version.{name}", f"must be from 0 to {MAX_INTEGER}", limit=MAX_INTEGER)
         versions[key] = version
     return versions
 
@@ -166,5 +153,19 @@ def _hit_of(hit: Hit) -> dict[str, Any]:
     return {**asdict(hit), "heading_path": list(hit.heading_path)}
 
 
-def _refuse(field: str, detail: str, limit: float | None = None) -> NoReturn:
-    raise Problem(INVALID_FIELD, f"{field} {detail}", field=field, limit=limit)
+def _refuse_top_k(_: object, limits: Settings) -> None:
+    highest = limits.max_top_k
+    refuse("top_k", f"must be an integer from 1 to {highest}", limit=highest)
+
+
+def _refuse_wait(*_: object) -> None:
+    highest = MAX_WAIT_SECONDS
+    refuse("wait", f"must be seconds from 0 to {highest:g}", limit=highest)
+
+
+_REFUSALS: Refusals = {
+    "query": lambda value, _: _query(value.get("query")),
+    "top_k": _refuse_top_k,
+    "filter": lambda value, _: parse_filter(value["filter"]),
+    "wait": _refuse_wait,
+}

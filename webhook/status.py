@@ -8,19 +8,27 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as version_of
+from typing import Any
 
 import structlog
 from aiohttp import web
 
 from common import telemetry
+from common.access import Principal
 from common.model import QueueName
 from common.ports.errors import TransientError
 from common.ports.queue import Depth
+from common.ports.registry import NamespaceCounts
 from common.scrubbing import FindingKind
 from webhook.admission import REASONS
+from webhook.authentication import principal_of, require_reach_of_all
 from webhook.feed import STOPPING_SIGNAL
 from webhook.problems import NOT_READY, Problem, deadline
 from webhook.services import SERVICES, Services
+from webhook.shared_counts import COUNTS, documents_in
+
+DOCUMENTS_PER_REQUEST = 10_000
+"""Counting so many costs about as much as a request does."""
 
 log = structlog.get_logger(__name__)
 
@@ -50,23 +58,19 @@ async def get_readiness(request: web.Request) -> web.Response:
 
 
 async def get_stats(request: web.Request) -> web.Response:
-    services = request.app[SERVICES]
+    """Who is bound to namespaces is told of these, and nothing that sums over others."""
+    services, principal = request.app[SERVICES], principal_of(request)
+    if not principal.reaches_all:
+        return web.json_response(await _stats_of_some(request, principal))
     async with deadline(services.settings.request_timeout_seconds):
         counts = await services.registry.counts()
         depths = await _depths(services)
         dead_letters = await services.queue.dead_letter_count()
         totals = await asyncio.to_thread(telemetry.totals)
         await services.admission.look()
-    namespaces = [
-        {
-            "namespace": count.namespace,
-            "documents": {status.value: number for status, number in count.documents.items()},
-            "chunks": count.chunks,
-        }
-        for count in counts
-    ]
+    services.limits.charge_scanned(principal, documents_in(counts) / DOCUMENTS_PER_REQUEST)
     stats = {
-        "namespaces": namespaces,
+        "namespaces": [_counts_of(count) for count in counts],
         "queues": {queue.value: asdict(depth) for queue, depth in depths.items()},
         "dead_letters": dead_letters,
         "admission": services.admission.as_json(),
@@ -76,6 +80,27 @@ async def get_stats(request: web.Request) -> web.Response:
         "version": program_version(),
     }
     return web.json_response(stats)
+
+
+async def _stats_of_some(request: web.Request, principal: Principal) -> dict[str, Any]:
+    """Everybody's documents are counted for it: at most once a second, whoever asks."""
+    services = request.app[SERVICES]
+    async with deadline(services.settings.request_timeout_seconds):
+        counts, counted = await request.app[COUNTS].lately()
+    services.limits.charge_scanned(principal, counted / DOCUMENTS_PER_REQUEST)
+    return {
+        "namespaces": [_counts_of(c) for c in counts if principal.reaches(c.namespace)],
+        "version": program_version(),
+    }
+
+
+def _counts_of(count: NamespaceCounts) -> dict[str, Any]:
+    return {
+        "namespace": count.namespace,
+        "documents": {status.value: number for status, number in count.documents.items()},
+        "chunks": count.chunks,
+        "bytes": count.size_bytes,
+    }
 
 
 async def _depths(services: Services) -> dict[QueueName, Depth]:
@@ -104,6 +129,7 @@ def program_version() -> str:
 
 async def get_metrics(request: web.Request) -> web.Response:
     """The Prometheus text format: counters of all processes, and gauges as of now."""
+    require_reach_of_all(principal_of(request))
     services = request.app[SERVICES]
     counters = await asyncio.to_thread(telemetry.render_metrics)
     gauges = await _gauges(services)

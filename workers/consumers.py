@@ -84,6 +84,7 @@ def consumer_of(
         max_receives=settings.max_receives,
         drain_seconds=settings.drain_timeout_seconds,
         isolate_suspects=True,
+        guest_places=concurrency,
     )
 
 

@@ -116,7 +116,7 @@ class EmbedHandler:
         if row is None or not self._seconds_to_wait(turn, row):
             return row
         if turn.delivery.receive_count > 1 or not self.bursts.has_place():
-            turn.gives_way = True  # what came back is worked alone: everybody would wait
+            turn.gives_way = True  # what came back may be worked alone: everybody would wait
             return row
         with self.bursts.place():
             async with self._kept_claim(key, turn.delivery):

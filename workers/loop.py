@@ -18,7 +18,13 @@ from common import telemetry
 from common.clock import Clock, system_clock
 from common.model import QueueName
 from common.ports.errors import TransientError
-from common.ports.queue import BatchReceivingQueue, Delivery, LeaseLostError, Queue
+from common.ports.queue import (
+    BatchReceivingQueue,
+    Delivery,
+    FairQueue,
+    LeaseLostError,
+    Queue,
+)
 from workers.lease import Lease, LeaseExpiredError
 from workers.outage import Outage, untried
 from workers.outcome import Done, GiveUp, HandlerOutcome, NotBuried, Retry
@@ -37,7 +43,12 @@ LONGEST_UNNOTED_SECONDS = 30.0
 LONGEST_QUEUE_PAUSE_SECONDS = 30.0
 PLACES_PATIENCE_SECONDS = 5.0
 """So long free places wait for others to become free, where a receive costs."""
+GUEST_PATIENCE_SECONDS = 0.5
+"""So often a namespace of which nothing is in hand is asked for while every place is taken."""
 HEARTBEATS_PER_VISIBILITY = 3
+FIRST_RECEIVE_ALONE = 3
+"""The second may have neighbours: most workers that die do so of no message, and what they had in
+hand should not wait in line for it."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -53,6 +64,10 @@ class Consumer:
     max_receives: int
     drain_seconds: float
     isolate_suspects: bool = False
+    guest_places: int = 0
+    """Beyond `concurrency`, for namespaces of which nothing is in hand, one message of each: so
+    that large documents of one, which hold a place for minutes, keep no other waiting. Only where
+    the queue can be asked for them (FairQueue)."""
     on_in_hand: Callable[[int], None] | None = None
     """Told of every change of how many messages are in hand."""
     clock: Clock = system_clock
@@ -91,14 +106,25 @@ class Consumer:
             await self._let_go()
             self._outlasted_seconds = None
 
-    def _alone_of(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
-        """All of them, or one suspect alone: see `_parted`.
+    def _is_suspect(self, delivery: Delivery) -> bool:
+        """Whether its worker may have died of it, so often that it is to be worked alone.
 
-        A suspect and not the fresh ones: where these went first, suspects would wait for as long
-        as fresh ones come with them, while so each batch settles one.
+        Beyond `max_receives` it is given up without being worked.
         """
-        suspects = [d for d in deliveries if d.receive_count > 1]
-        if not self.isolate_suspects or not suspects:
+        first = max(2, min(FIRST_RECEIVE_ALONE, self.max_receives))
+        return self.isolate_suspects and first <= delivery.receive_count <= self.max_receives
+
+    def _alone_of(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
+        """All of them, or one suspect alone.
+
+        A death counts against every message in hand. So that a poison document takes no neighbour
+        with it, what was received together with a suspect goes back.
+
+        A suspect and not the others: where these went first, suspects would wait for as long as
+        others come with them, while so each batch settles one.
+        """
+        suspects = [d for d in deliveries if self._is_suspect(d)]
+        if not suspects:
             return deliveries
         return [max(suspects, key=lambda delivery: delivery.receive_count)]
 
@@ -118,9 +144,7 @@ class Consumer:
                     if stop.is_set():
                         break
                 deliveries = await self._receive(free, stopped)
-                if await self._parted(deliveries):
-                    continue
-                for delivery in deliveries:
+                for delivery in await self._parted(deliveries):
                     self._start(delivery)
         finally:
             await _cancel([stopped])
@@ -144,7 +168,9 @@ class Consumer:
         is in hand may take hours.
         """
         while self._places() < 1 and not stopped.done():
-            await _first_of(stopped, *self._in_hand)
+            await _first_of(stopped, *self._in_hand, timeout_seconds=self._until_guests())
+            if self._places() < 1 and not stopped.done():
+                await self._let_guest_in()
         now = asyncio.get_running_loop().time
         until = now() + PLACES_PATIENCE_SECONDS
         while self._in_hand and self._places() < self._worthwhile() and now() < until:
@@ -165,21 +191,41 @@ class Consumer:
         most = 1 if self._alone else self.concurrency
         return most - len(self._in_hand)
 
-    async def _parted(self, deliveries: list[Delivery]) -> bool:
-        """Work a message that came back by itself, where a worker may die of one.
+    def _until_guests(self) -> float | None:
+        """None: none can be let in until something in hand has ended."""
+        full = len(self._in_hand) >= self.concurrency + self.guest_places
+        can_ask = isinstance(self.queue, FairQueue) and self.queue.fair_between_namespaces
+        return None if full or self._alone or not can_ask else GUEST_PATIENCE_SECONDS
 
-        A death counts against every message in hand. So that a poison document takes no neighbour
-        with it, what was received together with a suspect goes back and is received one by one.
-        """
-        suspects = self.isolate_suspects and any(d.receive_count > 1 for d in deliveries)
-        if suspects and (self._in_hand or len(deliveries) > 1):
-            self._alone = True
-            for delivery in deliveries:
+    async def _let_guest_in(self) -> None:
+        if self._until_guests() is None or not isinstance(self.queue, FairQueue):
+            return
+        in_hand = {delivery.wake_up.namespace for delivery, _ in self._in_hand.values()}
+        try:
+            deliveries = await self.queue.receive_of_others(
+                self.name, besides=in_hand, limit=1, visibility_seconds=self.visibility_seconds
+            )
+        except TransientError as error:
+            log.warning("queue.unavailable", queue=self.name.value, error=str(error))
+            return
+        for delivery in await self._parted(deliveries):
+            self._start(delivery)
+
+    async def _parted(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
+        """What to begin now; the rest is handed back, suspects last: what is handed back last is
+        what a queue is likely to bring next. While something is in hand a suspect is not begun: no
+        more is received until nothing is."""
+        if not deliveries:
+            return []
+        self._alone = any(self._is_suspect(d) for d in deliveries)
+        if self._alone and self._in_hand:
+            begun: Sequence[Delivery] = []
+        else:
+            begun = self._alone_of(deliveries)
+        for delivery in sorted(deliveries, key=self._is_suspect):
+            if delivery not in begun:
                 await self._release(delivery)
-            return True
-        if deliveries:
-            self._alone = suspects
-        return False
+        return begun
 
     async def _release(self, delivery: Delivery) -> None:
         """What cannot be handed back comes back when its visibility timeout ends."""

@@ -103,10 +103,12 @@ class Sweeper:
             await self.registry.put_if(replace(row, sweep_at=later))
 
     async def adopt_letters(self) -> int:
-        """Mark the documents FAILED whose messages the queue's service gave up; how many.
+        """Mark the documents FAILED whose messages the queue's service gave up; how many letters
+        were looked at.
 
-        The row first, the letter's reason second: a death between them repeats both. One letter's
-        trouble keeps no other from being adopted; it is found again.
+        The row first, the letter second: a death between them repeats both. One letter's trouble
+        keeps no other from being adopted; it is found again. A letter is dismissed when its
+        document did not fail: another message has done its work, or is about to.
         """
         if not isinstance(self.queue, AdoptingQueue):
             return 0
@@ -117,7 +119,7 @@ class Sweeper:
         adopted = 0
         for letter in letters:
             try:
-                await _adopt(self.queue, note, letter)
+                await self._adopt(self.queue, note, letter)
             except Exception as error:
                 log.warning("sweep.letter_failed", **_named(letter), error=str(error))
                 if not isinstance(error, PortError):
@@ -125,6 +127,22 @@ class Sweeper:
             else:
                 adopted += 1
         return adopted
+
+    async def _adopt(self, queue: AdoptingQueue, note: RegistryNote, letter: Delivery) -> None:
+        reason = (
+            f"received {letter.receive_count} times and never settled: its worker died or lost its "
+            "lease each time"
+        )
+        await note(letter, GiveUp(reason))
+        row = await self.registry.get(letter.wake_up.key)
+        if row is None or row.status is not Status.FAILED:
+            await queue.dismiss(letter)
+            telemetry.SWEPT.labels("dismissed").inc()
+            log.info("message.dismissed", **_named(letter), reason=reason)
+            return
+        await queue.explain(letter, reason)
+        telemetry.SWEPT.labels("adopted").inc()
+        log.error("message.dead_lettered", **_named(letter), reason=reason)
 
     async def _backlogs(self, now: float) -> dict[QueueName, _Backlog]:
         backlogs = {}
@@ -238,17 +256,6 @@ def _spaced(row: Row, now: float) -> Row:
         return row
     spaced = now + (now - row.desired.accepted_at) / 2
     return replace(row, sweep_at=max(row.sweep_at, spaced))
-
-
-async def _adopt(queue: AdoptingQueue, note: RegistryNote, letter: Delivery) -> None:
-    reason = (
-        f"received {letter.receive_count} times and never settled: its worker died or lost its "
-        "lease each time"
-    )
-    await note(letter, GiveUp(reason))
-    await queue.explain(letter, reason)
-    telemetry.SWEPT.labels("adopted").inc()
-    log.error("message.dead_lettered", **_named(letter), reason=reason)
 
 
 def _named(letter: Delivery) -> dict[str, str]:

@@ -20,6 +20,7 @@ from botocore.exceptions import BotoCoreError
 
 from common import telemetry
 from common.aws.errors import AwsSetupError, explain
+from common.aws.regions import impossible_region, no_such_region
 
 CONNECT_TIMEOUT_SECONDS = 3.0
 READ_TIMEOUT_SECONDS = 10.0
@@ -57,10 +58,16 @@ class AwsClients:
         context = self._session.create_client(  # type: ignore[call-overload]
             service, region_name=os.environ.get("AWS_REGION") or None, config=_config(service)
         )
-        try:
-            return await self._opened.enter_async_context(context)
-        except (BotoCoreError, ValueError) as error:  # ValueError: an endpoint that is no URL
-            raise AwsSetupError(explain(error, f"open the {service} client").line) from error
+        async with contextlib.AsyncExitStack() as opening:
+            try:
+                client = await opening.enter_async_context(context)
+            except (BotoCoreError, ValueError) as error:  # ValueError: an endpoint that is no URL
+                raise AwsSetupError(explain(error, f"open the {service} client").line) from error
+            where = client.meta
+            if impossible_region(self._session, where.endpoint_url, where.region_name):
+                raise AwsSetupError(f"cannot use {service}: {no_such_region(where.region_name)}")
+            self._opened.push_async_callback(opening.pop_all().aclose)
+        return client
 
     async def release(self) -> None:
         """The last holder closes all connections."""

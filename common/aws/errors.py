@@ -15,6 +15,7 @@ from botocore.exceptions import (
     ConnectTimeoutError,
     CredentialRetrievalError,
     EndpointConnectionError,
+    InvalidRegionError,
     NoCredentialsError,
     NoRegionError,
     PartialCredentialsError,
@@ -24,6 +25,7 @@ from botocore.exceptions import (
     UnauthorizedSSOTokenError,
 )
 
+from common.aws.regions import no_such_region, region_without_address
 from common.ports.errors import PermanentError, TransientError
 
 
@@ -91,6 +93,9 @@ def explain(error: Exception, doing: str) -> Explained:
         return _of_service(error, doing)
     if isinstance(error, NoRegionError):
         return Explained(f"cannot {doing}: no region is set: set AWS_REGION", True)
+    if isinstance(error, InvalidRegionError):
+        region = str(error.kwargs["region_name"])
+        return Explained(f"cannot {doing}: {no_such_region(region)}", True)
     for kinds, mend in _MENDS_OF_CREDENTIALS:
         if isinstance(error, kinds):
             return Explained(f"cannot {doing}: {error}: {mend}", True)
@@ -125,6 +130,8 @@ def at_start(error: Exception, doing: str) -> PermanentError | TransientError:
     explained = explain(error, doing)
     if explained.misconfigured:
         return AwsSetupError(explained.line)
+    if region := region_without_address(error):
+        return AwsSetupError(f"cannot {doing}: {error}: {no_such_region(region)}")
     return TransientError(explained.line)
 
 

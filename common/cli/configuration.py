@@ -10,17 +10,35 @@ from pydantic_core import PydanticUndefined
 from pydantic_settings import SettingsError
 
 from common.cli.output import Output
-from common.cli.problems import JSON, ExitCode, WrongUsageError
+from common.cli.problems import JSON, ExitCode, OutOfReachError, WrongUsageError
+from common.ports.errors import PermanentError, TransientError
+from common.secret_environment import ids_set
+from common.secrets import without_read_secrets
 from common.settings import Settings, mistakes_in
 
 
 def load_settings(overrides: Mapping[str, Any]) -> Settings:
-    """The environment's settings under the command line's. Raises WrongUsageError."""
+    """The environment's settings, with what its secrets hold, under the command line's. Raises
+    WrongUsageError, and OutOfReachError where secrets cannot be read now."""
+    _read_secrets()
     given = {name: value for name, value in overrides.items() if value is not None}
     try:
         return Settings(**given)
     except (ValidationError, SettingsError) as error:
-        raise WrongUsageError(mistakes_in(error)) from None
+        raise WrongUsageError(without_read_secrets(mistakes_in(error))) from None
+
+
+def _read_secrets() -> None:
+    if not ids_set():
+        return
+    from common.aws.secret_values import read_secrets_once
+
+    try:
+        read_secrets_once()
+    except PermanentError as error:
+        raise WrongUsageError(" ".join(str(error).split())) from None
+    except TransientError as error:
+        raise OutOfReachError(" ".join(str(error).split())) from None
 
 
 def variable(name: str) -> str:
@@ -43,11 +61,15 @@ def describe(settings: Settings) -> list[JSON]:
             "name": name,
             "variable": variable(name),
             "default": _default(name),
-            "value": values[name],
+            "value": _without_secrets(values[name]),
             "description": field.description or "",
         }
         for name, field in Settings.model_fields.items()
     ]
+
+
+def _without_secrets(value: object) -> object:
+    return without_read_secrets(value) if isinstance(value, str) else value
 
 
 def _default(name: str) -> object:

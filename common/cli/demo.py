@@ -11,14 +11,16 @@ from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
 
-from common.cli.client import Client
+from common.cli.client import connect
 from common.cli.files import scan
 from common.cli.output import Output, counted
-from common.cli.problems import JSON, CommandError, ExitCode, WrongUsageError
+from common.cli.problems import FAILURES, CommandError, ExitCode, WrongUsageError
 from common.cli.push import PushOptions, push, show_trouble
 from common.cli.replay import ReplayOptions, replay
 from common.cli.search import show_hits
 from common.cli.service_process import ServiceProcess
+from common.client.async_client import AsyncClient
+from common.client.results import Stats
 
 QUESTIONS = (
     "why does a deleted document not come back?",
@@ -41,7 +43,7 @@ async def demo_command(data_dir: Path | None, *, keep: bool, out: Output) -> int
         service = ServiceProcess(folder, log=folder.with_name(f"{folder.name}.log"))
         try:
             await _show(service, handbook, out)
-        except CommandError as error:
+        except FAILURES as error:
             out.note(f"the last lines of the service's log:\n{service.last_lines()}", "dim")
             # Whatever it was, the demo failed: its service is its own business.
             raise CommandError(str(error)) from error
@@ -54,7 +56,7 @@ async def _show(service: ServiceProcess, handbook: Handbook, out: Output) -> Non
     began = time.monotonic()
     url = await service.start()
     out.say(f"service started at {url} in {time.monotonic() - began:.1f} s")
-    async with Client(url) as client:
+    async with connect(url) as client:
         working = time.monotonic()
         await _push(client, handbook, out)
         await _replay(client, handbook, out)
@@ -63,13 +65,13 @@ async def _show(service: ServiceProcess, handbook: Handbook, out: Output) -> Non
         _require_applied(stats)
         for question in QUESTIONS:
             out.say(f"\n? {question}", "bold")
-            show_hits(await client.search("default", question, top_k=HITS), out)
+            show_hits(await client.search(question, top_k=HITS), out)
         _show_numbers(stats, seconds, out)
     await service.stop()
     out.say("stopped cleanly", "green")
 
 
-async def _push(client: Client, handbook: Handbook, out: Output) -> None:
+async def _push(client: AsyncClient, handbook: Handbook, out: Output) -> None:
     out.say("\npush: a handbook, as a folder of Markdown", "bold")
     paths = [str(handbook.documents)]
     pushed = await push(client, scan(paths), PushOptions(paths=paths), out)
@@ -79,7 +81,7 @@ async def _push(client: Client, handbook: Handbook, out: Output) -> None:
     out.say(f"{counted(pushed.applied, 'document')} applied in {pushed.seconds:.1f} s")
 
 
-async def _replay(client: Client, handbook: Handbook, out: Output) -> None:
+async def _replay(client: AsyncClient, handbook: Handbook, out: Output) -> None:
     out.say("\nreplay: its later edits and deletions", "bold")
     replayed = await replay(client, ReplayOptions(path=handbook.edits), out)
     if replayed.exit_code:
@@ -91,26 +93,26 @@ async def _replay(client: Client, handbook: Handbook, out: Output) -> None:
     )
 
 
-def _require_applied(stats: JSON) -> None:
+def _require_applied(stats: Stats) -> None:
     """The registry's own word, over all documents."""
-    for item in stats["namespaces"]:
-        counts = item["documents"]
+    for item in stats.namespaces:
+        counts = item.documents
         behind = {s: n for s in ("PENDING", "PROCESSING", "FAILED") if (n := counts.get(s))}
         if behind:
             raise CommandError(f"not every document is applied: {behind}")
 
 
-def _show_numbers(stats: JSON, seconds: float, out: Output) -> None:
-    documents = sum(item["documents"].get("COMPLETED", 0) for item in stats["namespaces"])
-    chunks = sum(item["chunks"] for item in stats["namespaces"])
-    totals, workers = stats["totals"], stats["workers"]
+def _show_numbers(stats: Stats, seconds: float, out: Output) -> None:
+    documents = sum(item.documents.get("COMPLETED", 0) for item in stats.namespaces)
+    chunks = sum(item.chunks for item in stats.namespaces)
+    totals, workers = stats.totals, stats.workers
     out.say("\nwhat it did", "bold")
     out.say(f"{counted(documents, 'document')} alive, {counted(chunks, 'chunk')} in the index")
     out.say(
         f"{counted(int(totals['chunks_embedded']), 'chunk')} embedded, "
         f"{int(totals['chunks_reused']):,} reused from earlier versions"
     )
-    out.say(f"{seconds:.1f} s, {counted(workers['peak'] if workers else 0, 'worker')} used at most")
+    out.say(f"{seconds:.1f} s, {counted(workers.peak if workers else 0, 'worker')} used at most")
 
 
 @contextmanager

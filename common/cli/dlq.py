@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Coroutine
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from common.cli import options
 from common.cli.output import Output, counted, run, service_url, shorten, time_of
 from common.cli.problems import JSON, ExitCode, WrongUsageError
+
+if TYPE_CHECKING:
+    from common.client.results import DeadLetter
 
 REASON_CHARACTERS = 300
 """In the list; `show` has all of it."""
@@ -111,7 +114,7 @@ def discard(
 
     def ask_and_discard() -> Coroutine[Any, Any, int]:
         letters = _letters(message_ids, everything, filters)
-        if "all" in letters and not yes:
+        if "everything" in letters and not yes:
             _confirm(filters)
         return _discard(service_url(url), letters, out)
 
@@ -124,11 +127,11 @@ def _filters(document: str | None, namespace: str | None) -> dict[str, str]:
 
 
 def _letters(message_ids: list[str] | None, everything: bool, filters: dict[str, str]) -> JSON:
-    """What the service is asked to act on. Raises WrongUsageError unless it is said one way."""
+    """What the client is asked to act on. Raises WrongUsageError unless it is said one way."""
     matching = everything or bool(filters)
     if matching == bool(message_ids):
         raise WrongUsageError("name messages, or give --all, --document or --namespace")
-    return {"all": True, **filters} if matching else {"message_ids": message_ids}
+    return {"everything": True, **filters} if matching else {"message_ids": message_ids}
 
 
 def _confirm(filters: dict[str, str]) -> None:
@@ -146,42 +149,42 @@ def _on_terminal() -> bool:
 async def _list(url: str, limit: int, filters: dict[str, str], out: Output) -> int:
     from contextlib import aclosing
 
-    from common.cli.client import Client
+    from common.cli.client import connect
 
-    letters: list[JSON] = []
+    letters: list[DeadLetter] = []
     more = False
-    async with Client(url) as client, aclosing(client.dead_letters(filters)) as found:
+    async with connect(url) as client, aclosing(client.dead_letters(**filters)) as found:
         async for letter in found:
             more = len(letters) == limit
             if more:
                 break
             letters.append(letter)
-    out.json({"dead_letters": letters, "more": more})
+    out.json({"dead_letters": [letter.as_json() for letter in letters], "more": more})
     _show_list(letters, out)
     if more:
         out.note(f"more than {limit}; see them with --limit")
     return ExitCode.DONE
 
 
-def _show_list(letters: list[JSON], out: Output) -> None:
+def _show_list(letters: list[DeadLetter], out: Output) -> None:
     """A few lines each: with id and times, a table of columns would not fit a terminal."""
     if not letters:
         out.say("no dead letters")
     for letter in letters:
-        name = f"{letter['document_id']} version {letter['version']}"
-        out.say(f"{letter['message_id']}  {name}, namespace {letter['namespace']}", "bold")
-        first, last = time_of(letter["sent_at"]), time_of(letter["died_at"])
-        received = counted(letter["receive_count"], "time")
-        out.say(f"  received {received} from {letter['source']}")
+        name = f"{letter.document_id} version {letter.version}"
+        out.say(f"{letter.message_id}  {name}, namespace {letter.namespace}", "bold")
+        first, last = time_of(letter.sent_at), time_of(letter.died_at)
+        received = counted(letter.receive_count, "time")
+        out.say(f"  received {received} from {letter.source}")
         out.say(f"  first {first}, last {last}")
-        out.say(f"  {shorten(letter['reason'], REASON_CHARACTERS)}", "red")
+        out.say(f"  {shorten(letter.reason, REASON_CHARACTERS)}", "red")
 
 
 async def _show(url: str, message_id: str, out: Output) -> int:
-    from common.cli.client import Client
+    from common.cli.client import connect
 
-    async with Client(url) as client:
-        letter = await client.dead_letter(message_id)
+    async with connect(url) as client:
+        letter = (await client.dead_letter(message_id)).as_json()
     out.json(letter)
     times = {name: time_of(letter[name]) for name in ("sent_at", "died_at")}
     for name, value in (letter | times).items():
@@ -190,20 +193,20 @@ async def _show(url: str, message_id: str, out: Output) -> int:
 
 
 async def _redrive(url: str, letters: JSON, out: Output) -> int:
-    from common.cli.client import Client
+    from common.cli.client import connect
 
-    async with Client(url) as client:
-        redriven = await client.redrive(letters)
+    async with connect(url) as client:
+        redriven = await client.redrive(**letters)
     out.json({"redriven": redriven})
     out.say(f"{redriven} sent again")
     return _all_found(letters, redriven, out)
 
 
 async def _discard(url: str, letters: JSON, out: Output) -> int:
-    from common.cli.client import Client
+    from common.cli.client import connect
 
-    async with Client(url) as client:
-        discarded = await client.discard(letters)
+    async with connect(url) as client:
+        discarded = await client.discard(**letters)
     out.json({"discarded": discarded})
     out.say(f"{discarded} discarded")
     return _all_found(letters, discarded, out)

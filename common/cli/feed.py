@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import gzip
 import json
+import stat
 import zlib
 from collections.abc import Callable, Generator, Iterator
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
-from common.cli.problems import JSON, CommandError, Problem, WrongUsageError
-from common.cli.sending import Line, Refusal, encoded
+from common.cli.problems import JSON, CommandError, WrongUsageError
+from common.cli.sending import Line, Refusal
+from common.client.changes import encoded
+from common.client.errors import Problem
 from common.extraction.content_types import guess_content_type
 
 FIELDS = frozenset(
@@ -24,6 +27,8 @@ FIELDS = frozenset(
         "metadata",
         "source_version",
         "doc_hash",
+        "if_version",
+        "content_url",
     }
 )
 """What the API knows; feeds carry more (a revision, a time), which is left out."""
@@ -33,8 +38,8 @@ NO_DOCUMENT = "(no document)"
 
 
 class Feed:
-    """Gives the lines of a file, as often as needed. Lines that are no change are kept aside
-    under their numbers and do not stop the others."""
+    """Gives the lines of a file. Lines that are no change are kept aside under their numbers and do
+    not stop the others."""
 
     def __init__(self, path: Path, *, namespace: str = "default", limit: int | None = None) -> None:
         self.bad: dict[int, Refusal] = {}
@@ -44,33 +49,43 @@ class Feed:
         self._limit = limit
 
     @property
-    def size_bytes(self) -> int:
-        """Of the file as it lies there. Raises WrongUsageError when it cannot be read."""
+    def size_bytes(self) -> int | None:
+        """Of the file as it lies there; None: it is a pipe, and nobody knows. Raises
+        WrongUsageError when it cannot be read."""
         try:
+            if not self._path.is_file():
+                # Opened twice, a pipe loses its writer in between.
+                self._refuse_a_folder()
+                return None
             with self._path.open("rb"):
                 return self._path.stat().st_size
         except OSError as error:
             raise WrongUsageError(f"cannot read {self._path}: {error.strerror}") from error
 
-    def lines(self, start: int) -> Generator[Line, None, None]:
-        """The changes from a line number on. `limit` counts lines that hold something."""
+    def _refuse_a_folder(self) -> None:
+        if stat.S_ISDIR(self._path.stat().st_mode):
+            raise WrongUsageError(f"cannot read {self._path}: it is a folder")
+
+    def lines(self) -> Generator[Line, None, None]:
+        """The changes. `limit` counts lines that hold something."""
         taken = 0
         with self._path.open("rb") as raw:
+            seekable = raw.seekable()
             for number, text in enumerate(self._read(raw), 1):
-                self.on_position(raw.tell())
+                if seekable:
+                    self.on_position(raw.tell())
                 if not text.strip():
                     continue
                 taken += 1
                 if self._limit is not None and taken > self._limit:
                     return
-                if number >= start:
-                    yield from self._line(number, text)
+                yield from self._line(number, text)
 
-    def _read(self, raw: BinaryIO) -> Iterator[bytes]:
+    def _read(self, raw: BufferedReader) -> Iterator[bytes]:
         """Lines of the file; what is compressed is known by its first bytes, not its name."""
-        zipped = raw.read(2) == b"\x1f\x8b"
-        raw.seek(0)
         try:
+            # A peek: a pipe cannot be wound back.
+            zipped = raw.peek(2)[:2] == b"\x1f\x8b"
             yield from gzip.GzipFile(fileobj=raw) if zipped else raw
         except (EOFError, OSError, zlib.error) as error:
             raise CommandError(f"{self._path} is cut off or damaged: {error}") from error

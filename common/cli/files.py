@@ -33,6 +33,8 @@ class Scan:
 
     files: dict[str, LocalFile] = field(default_factory=dict)
     unsupported: dict[str, Path] = field(default_factory=dict)
+    unnameable: dict[str, str] = field(default_factory=dict)
+    """Names that no document can have, as people may read them, and why."""
 
     def add(self, path: Path, document_id: str) -> None:
         """Raises WrongUsageError when two files would be one document."""
@@ -44,7 +46,9 @@ class Scan:
             )
         content_type = guess_content_type(path.name)
         if content_type is None:
-            self.unsupported[document_id] = path
+            self.unsupported[document_id] = Path(_readable(str(path)))
+        elif (readable := _readable(document_id)) != document_id:
+            self.unnameable[readable] = "its name is no UTF-8"
         else:
             self.files[document_id] = LocalFile(
                 path=path, document_id=document_id, content_type=content_type
@@ -110,6 +114,11 @@ def _require_supported(path: Path) -> None:
         raise WrongUsageError(
             f"{path} is of no known type; known are {', '.join(CONTENT_TYPES_BY_SUFFIX)}"
         )
+
+
+def _readable(name: str) -> str:
+    """Bytes that are no UTF-8 come as lone surrogates, which no JSON can hold: as escapes."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _unreadable(error: OSError) -> None:

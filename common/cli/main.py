@@ -11,8 +11,9 @@ from typing import Annotated
 
 import typer
 
-from common.cli import dlq, options, roles
+from common.cli import audit, dlq, keys, options, roles, sources
 from common.cli import optimize as optimizing
+from common.cli.canary_search import Search
 from common.cli.output import Output, run, run_plain, service_url
 from common.cli.problems import ExitCode
 
@@ -343,6 +344,9 @@ def optimize(
 
 
 app.add_typer(dlq.app, name="dlq", rich_help_panel=CLIENT)
+app.add_typer(keys.app, name="keys", rich_help_panel=SERVICE)
+app.add_typer(audit.app, name="audit", rich_help_panel=SERVICE)
+app.add_typer(sources.app, name="sources", rich_help_panel=SERVICE)
 
 
 @app.command(rich_help_panel=ABOUT)
@@ -369,6 +373,48 @@ def doctor(
 
     out = Output(as_json=as_json)
     run(lambda: doctor_command(data_dir, timeout, out))
+
+
+@app.command(rich_help_panel=ABOUT)
+def canary(
+    *,
+    namespace: Annotated[
+        str,
+        typer.Option(
+            "--namespace", "-n", help="Where its document goes; name one of each variant's, too."
+        ),
+    ] = "canary",
+    timeout_seconds: Annotated[
+        float,
+        typer.Option(min=0.1, help="For all steps together; workers at zero need minutes."),
+    ] = 300.0,
+    search: Annotated[
+        Search, typer.Option(help="required: a service that cannot search is a failure.")
+    ] = Search.AUTO,
+    url: options.Url = None,
+    as_json: options.Json = False,
+) -> None:
+    """Try out a running service with a document of its own, from accept to gone.
+
+    Puts a document with a text that no other has, waits until a search finds it, replaces it, waits
+    until a search finds the new text and not the old, deletes it, and waits until it is gone. A
+    service that cannot search (its webhook has no model) is asked for the document and its chunks
+    instead, and the steps say so; with `--search required` that is a failure. What canaries left
+    that were killed, more than an hour ago, is deleted at the start.
+
+    The document is deleted whatever happens, also at Ctrl-C and when the time is up. The key
+    (BLOOMWEAVER_API_KEY) must be able to read and write the namespace.
+
+    Exit code 0 when every step was taken; 1 when one failed, with what to look at; 3 when nothing
+    answers.
+
+    **Example:** `bloomweaver canary --url https://api.example.org --timeout-seconds 600`
+    """
+    from common.cli.canary import CanaryOptions, canary_command
+
+    out = Output(as_json=as_json)
+    wanted = CanaryOptions(namespace=namespace, timeout_seconds=timeout_seconds, search=search)
+    run(lambda: canary_command(service_url(url), wanted, out))
 
 
 @app.command(rich_help_panel=SERVICE)

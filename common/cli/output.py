@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from common.cli.problems import CommandError, ExitCode, WrongUsageError
+from common.cli.problems import FAILURES, ExitCode, WrongUsageError, exit_code_of
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -83,11 +83,13 @@ def shorten(text: str, width: int) -> str:
     return line if len(line) <= width else line[: width - 1].rstrip() + "…"
 
 
-def time_of(text: str | None) -> str:
+def time_of(moment: datetime | str | None) -> str:
     """The API's time for people, to the second: `2026-01-31 09:05:00 UTC`."""
-    if text is None:
+    if moment is None:
         return "an unknown time"
-    return f"{datetime.fromisoformat(text).astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+    if isinstance(moment, str):
+        moment = datetime.fromisoformat(moment)
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def counted(number: int, noun: str) -> str:
@@ -108,11 +110,11 @@ def run_plain(main: Callable[[], int], *, interrupted: ExitCode = ExitCode.INTER
         code = main()
     except KeyboardInterrupt:
         code = interrupted
-    except CommandError as error:
+    except FAILURES as error:
         Console(stderr=True, highlight=False).print(
             Text.assemble(("error: ", "bold red"), plain(_with_notes(error))), soft_wrap=True
         )
-        code = error.exit_code
+        code = exit_code_of(error)
     raise typer.Exit(int(code))
 
 

@@ -7,12 +7,15 @@ import base64
 from collections.abc import Generator
 from dataclasses import dataclass, field
 
-from common.cli.client import Client
 from common.cli.files import LocalFile, Scan
 from common.cli.problems import JSON, WrongUsageError
-from common.cli.sending import Line, encoded
-from common.cli.waiting import shared_prefix
+from common.cli.sending import Line
+from common.client.async_client import AsyncClient
+from common.client.changes import encoded
+from common.client.results import Summary
+from common.client.waiting import shared_prefix
 from common.extraction.content_types import is_text
+from common.model import Status
 
 Metadata = dict[str, str]
 
@@ -33,11 +36,11 @@ class Plan:
     def __len__(self) -> int:
         return len(self.add) + len(self.change) + len(self.delete)
 
-    def lines(self, start: int) -> Generator[Line, None, None]:
-        """The changes from a number on. One file is in memory at a time. Deletions come last,
-        so that a renamed document is never without either name."""
+    def lines(self) -> Generator[Line, None, None]:
+        """The changes. Files are read as they are sent. Deletions come last, so that a renamed
+        document is never without either name."""
         steps: list[LocalFile | str] = [*self.add, *self.change, *self.delete]
-        for number, step in enumerate(steps[start - 1 :], start):
+        for number, step in enumerate(steps, 1):
             if isinstance(step, str):
                 yield Line(number, step, encoded(deletion(self.namespace, step)))
                 continue
@@ -88,7 +91,7 @@ def content_members(raw: bytes, content_type: str) -> JSON:
 
 
 async def make_plan(
-    client: Client,
+    client: AsyncClient,
     found: Scan,
     *,
     namespace: str,
@@ -97,7 +100,7 @@ async def make_plan(
     delete_missing: bool = False,
 ) -> Plan:
     """Compare by SHA-256, so that only what changed is sent."""
-    plan = Plan(namespace, metadata)
+    plan = Plan(namespace, metadata, unreadable=dict(found.unnameable))
     covering = prefix if delete_missing else shared_prefix(found.files)
     known = await _known(client, namespace, covering) if found.files or delete_missing else {}
     for file in found.files.values():
@@ -120,21 +123,21 @@ async def make_plan(
     return plan
 
 
-async def _known(client: Client, namespace: str, prefix: str) -> dict[str, JSON]:
+async def _known(client: AsyncClient, namespace: str, prefix: str) -> dict[str, Summary]:
     """The living documents; a tombstone has no content hash."""
     return {
-        row["document_id"]: row
-        async for row in client.documents(namespace, prefix=prefix)
-        if row["status"] != "DELETED" and row.get("content_hash")
+        row.document_id: row
+        async for row in client.documents(namespace=namespace, prefix=prefix)
+        if row.status != Status.DELETED and row.content_hash
     }
 
 
-async def _is_same(file: LocalFile, row: JSON, metadata: Metadata | None) -> bool:
-    if row["status"] == "FAILED" or row.get("content_type", file.content_type) != file.content_type:
+async def _is_same(file: LocalFile, row: Summary, metadata: Metadata | None) -> bool:
+    if row.status == Status.FAILED or row.content_type not in ("", file.content_type):
         return False
-    if metadata is not None and row.get("metadata") != metadata:
+    if metadata is not None and row.metadata != metadata:
         return False
-    return bool(row["content_hash"] == await asyncio.to_thread(file.sha256))
+    return bool(row.content_hash == await asyncio.to_thread(file.sha256))
 
 
 def parse_metadata(pairs: list[str]) -> Metadata | None:

@@ -5,21 +5,12 @@ Standard library only: every command module needs these, also those that must st
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import IntEnum
-from http import HTTPStatus
 from typing import Any
 
-JSON = dict[str, Any]
+from common.client.errors import BloomWeaverError, ConfigurationError, UnreachableError
 
-PASSING = {
-    HTTPStatus.TOO_MANY_REQUESTS,
-    HTTPStatus.BAD_GATEWAY,
-    HTTPStatus.SERVICE_UNAVAILABLE,
-    HTTPStatus.GATEWAY_TIMEOUT,
-}
-"""Statuses after which the same request may well succeed."""
+JSON = dict[str, Any]
 
 
 class ExitCode(IntEnum):
@@ -30,57 +21,6 @@ class ExitCode(IntEnum):
     """Wrong usage or configuration."""
     UNREACHABLE = 3
     INTERRUPTED = 130
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Problem:
-    """An RFC 9457 problem as the service states it."""
-
-    status: int
-    title: str
-    detail: str = ""
-    field: str = ""
-    limit: object = None
-    retry_after_seconds: float = 0.0
-    """How long the service asks to be left alone."""
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any], status: int = 0) -> Problem:
-        return cls(
-            status=int(value.get("status") or status),
-            title=str(value.get("title") or "refused"),
-            detail=str(value.get("detail") or ""),
-            field=str(value.get("field") or ""),
-            limit=value.get("limit"),
-            retry_after_seconds=_seconds(value.get("retry_after_seconds")),
-        )
-
-    @property
-    def passing(self) -> bool:
-        return self.status in PASSING
-
-    def __str__(self) -> str:
-        where = f"{self.field}: " if self.field else ""
-        limit = f" (limit: {self.limit})" if self.limit is not None else ""
-        return f"{where}{self.detail or self.title}{limit}"
-
-    def as_json(self) -> JSON:
-        members = {
-            "status": self.status,
-            "title": self.title,
-            "detail": self.detail,
-            "field": self.field,
-            "limit": self.limit,
-        }
-        return {name: value for name, value in members.items() if value not in ("", None)}
-
-
-def _seconds(value: object) -> float:
-    """A date, which the header may also be, is left to the backoff."""
-    try:
-        return max(float(str(value)), 0.0)
-    except ValueError:
-        return 0.0
 
 
 class CommandError(Exception):
@@ -95,29 +35,19 @@ class WrongUsageError(CommandError):
     exit_code = ExitCode.USAGE
 
 
-class UnreachableError(CommandError):
-    """Nothing answered at the service's address, or the connection was lost."""
+class OutOfReachError(CommandError):
+    """Something that the configuration names does not answer now; it may the next time."""
 
     exit_code = ExitCode.UNREACHABLE
 
-    def __init__(self, url: str, reason: str) -> None:
-        super().__init__(
-            f"cannot reach the service at {url} ({reason}): is it running? "
-            "start it with `bloomweaver up`, or set BLOOMWEAVER_URL"
-        )
-        self.reason = reason
+
+FAILURES = (CommandError, BloomWeaverError)
+"""What ends a command with a message: its own errors, and the client's."""
 
 
-class ApiError(CommandError):
-    """The service answered, and the answer is no."""
-
-    def __init__(self, problem: Problem) -> None:
-        super().__init__(str(problem))
-        self.problem = problem
-
-
-def is_passing(error: BaseException) -> bool:
-    """Whether trying again makes sense."""
-    if isinstance(error, ApiError):
-        return error.problem.passing
-    return isinstance(error, UnreachableError)
+def exit_code_of(error: CommandError | BloomWeaverError) -> ExitCode:
+    if isinstance(error, CommandError):
+        return error.exit_code
+    if isinstance(error, ConfigurationError):
+        return ExitCode.USAGE
+    return ExitCode.UNREACHABLE if isinstance(error, UnreachableError) else ExitCode.FAILED

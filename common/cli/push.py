@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from common.cli.client import Client
+from common.cli.client import connect
 from common.cli.files import Scan, as_prefix, scan
 from common.cli.output import Output, counted
-from common.cli.patience import Patience
 from common.cli.plan import Metadata, Plan, make_plan
-from common.cli.problems import JSON, CommandError, ExitCode, WrongUsageError
-from common.cli.sending import Delivery, Key, Sender, Source
-from common.cli.waiting import Failure, Waiter
+from common.cli.problems import FAILURES, JSON, ExitCode, WrongUsageError
+from common.cli.sending import Delivery, Sender, Source
+from common.client.async_client import AsyncClient
+from common.client.patience import Patience
+from common.client.waiting import Failure, Key
 
 RETRY_SECONDS = 60.0
 SHOWN_AT_MOST = 20
@@ -70,7 +71,7 @@ class Pushed:
 async def push_command(url: str, options: PushOptions, out: Output) -> int:
     """Plan, send, wait, and report."""
     found = find(options)
-    async with Client(url) as client:
+    async with connect(url) as client:
         if options.dry_run:
             plan = await plan_push(client, found, options)
             show_plan(plan, found, out)
@@ -95,7 +96,7 @@ def find(options: PushOptions) -> Scan:
     return found
 
 
-async def plan_push(client: Client, found: Scan, options: PushOptions) -> Plan:
+async def plan_push(client: AsyncClient, found: Scan, options: PushOptions) -> Plan:
     return await make_plan(
         client,
         found,
@@ -106,7 +107,7 @@ async def plan_push(client: Client, found: Scan, options: PushOptions) -> Plan:
     )
 
 
-async def push(client: Client, found: Scan, options: PushOptions, out: Output) -> Pushed:
+async def push(client: AsyncClient, found: Scan, options: PushOptions, out: Output) -> Pushed:
     """Send what changed and, if asked to, wait until the registry says it is applied."""
     began = time.monotonic()
     plan = await plan_push(client, found, options)
@@ -119,7 +120,7 @@ async def push(client: Client, found: Scan, options: PushOptions, out: Output) -
     return pushed
 
 
-async def send(client: Client, source: Source, total: int, out: Output) -> Delivery:
+async def send(client: AsyncClient, source: Source, total: int, out: Output) -> Delivery:
     """Send with a progress bar that counts the results."""
     with out.progress() as progress:
         task = progress.add_task("sent", total=total)
@@ -136,16 +137,16 @@ async def deliver(sender: Sender) -> Delivery:
     """Send; when it cannot be finished, the error says how far it came."""
     try:
         return await sender.send()
-    except CommandError as error:
+    except FAILURES as error:
         error.add_note(f"{counted(sender.delivery.answered, 'change')} had been answered")
         raise
 
 
 async def wait_applied(
-    client: Client, versions: dict[Key, int], out: Output
+    client: AsyncClient, versions: dict[Key, int], out: Output
 ) -> tuple[int, list[Failure]]:
     """Wait with a progress bar. Returns how many are applied, and those that failed."""
-    waiter = Waiter(client, versions, patience(out, RETRY_SECONDS))
+    waiter = client.waiter(versions, patience(out, RETRY_SECONDS))
     if waiter.total:
         with out.progress() as progress:
             task = progress.add_task("applied", total=waiter.total)

@@ -8,13 +8,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from common.cli.client import Client
+from common.cli.client import connect
 from common.cli.feed import Feed
 from common.cli.output import Output, counted
 from common.cli.problems import JSON, ExitCode
 from common.cli.push import deliver, patience, show_trouble, wait_applied
 from common.cli.sending import Delivery, Sender
-from common.cli.waiting import Failure
+from common.client.async_client import AsyncClient
+from common.client.waiting import Failure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,18 +56,18 @@ class Replayed:
 
 async def replay_command(url: str, options: ReplayOptions, out: Output) -> int:
     """Send, wait, and report."""
-    async with Client(url) as client:
+    async with connect(url) as client:
         replayed = await replay(client, options, out)
     show_replayed(replayed, out)
     return replayed.exit_code
 
 
-async def replay(client: Client, options: ReplayOptions, out: Output) -> Replayed:
+async def replay(client: AsyncClient, options: ReplayOptions, out: Output) -> Replayed:
     """Raises UnreachableError at once when the service is not there at the start; once lines
     flow, it is waited for."""
     began = time.monotonic()
     with _feed(options, out) as feed:
-        await client.stats()
+        await client.ping()
         sender = Sender(client, feed.lines, patience(out, options.retry_seconds))
         delivery = await deliver(sender)
     delivery.refused = sorted([*delivery.refused, *feed.bad.values()], key=lambda r: r.line)

@@ -208,11 +208,11 @@ def run_role(name: str, overrides: dict[str, Any]) -> int:
     from common.cli.configuration import load_settings
 
     settings = load_settings(overrides)
-    _prepare_metrics(settings.data_dir, clean=name == "up")
+    prepare_metrics(settings.data_dir, clean=name == "up")
     return _load(name)(settings)
 
 
-def _prepare_metrics(data_dir: Path, *, clean: bool) -> None:
+def prepare_metrics(data_dir: Path, *, clean: bool) -> None:
     """Where the processes of this machine put their metrics. prometheus_client reads the
     variable when it is imported, so this comes before a role is loaded."""
     from common.storage.data_folder import DataFolder, DataFolderError
@@ -220,7 +220,7 @@ def _prepare_metrics(data_dir: Path, *, clean: bool) -> None:
     try:
         folder = DataFolder(data_dir).run_path / "metrics"
         folder.mkdir(exist_ok=True)
-        for file in folder.glob("*.db") if clean else ():
+        for file in folder.iterdir() if clean else ():
             # Those of processes that are gone would be counted for ever. Those of a service that
             # still runs on this folder are left: this one is about to be refused.
             if not _is_alive(file.stem.rpartition("_")[2]):
@@ -235,8 +235,16 @@ def _prepare_metrics(data_dir: Path, *, clean: bool) -> None:
 def _reserve(path: Path) -> None:
     """prometheus_client maps this file into memory. Left sparse, as it makes it, a disk without
     room for a page would end the process by SIGBUS at the first count of something new."""
-    if not path.exists():
-        path.write_bytes(bytes(METRICS_FILE_BYTES))
+    if path.exists():
+        return
+    # Under its name it is whole: one of no bytes, left by a process that found no room for it or
+    # was killed, would end every later look at the metrics of all processes.
+    unfinished = path.with_suffix(".unfinished")
+    try:
+        unfinished.write_bytes(bytes(METRICS_FILE_BYTES))
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def _is_alive(pid: str) -> bool:

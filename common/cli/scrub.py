@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import aclosing, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from common.cli.client import Client
+from common.cli.client import connect
 from common.cli.output import Output, counted, plain, service_url, shorten
-from common.cli.problems import (
-    JSON,
-    ApiError,
-    CommandError,
-    ExitCode,
-    Problem,
-    UnreachableError,
-    WrongUsageError,
-)
+from common.cli.problems import JSON, CommandError, ExitCode, WrongUsageError
+from common.client.errors import UnreachableError
+from common.client.results import ScrubProgress
 
 GROUP = "bloomweaver.offline"
 ROWS_SHOWN = 200
@@ -62,28 +56,22 @@ async def _scrub(options: ScrubOptions, out: Output, progress: OnProgress) -> JS
 async def _ask(url: str, options: ScrubOptions, progress: OnProgress) -> JSON:
     """The service's report. Raises ApiError, UnreachableError."""
     began = False
+
+    def tell(so_far: ScrubProgress) -> None:
+        nonlocal began
+        began = True
+        progress(so_far.as_json())
+
     try:
-        async with Client(url) as client:
-            lines = client.scrub(namespace=options.namespace, repair=options.repair)
-            async with aclosing(lines):
-                async for line in lines:
-                    began = True
-                    if report := _taken(line, progress):
-                        return report
+        async with connect(url) as client:
+            report = await client.scrub(
+                namespace=options.namespace, repair=options.repair, on_progress=tell
+            )
     except UnreachableError as error:
         if began:
             raise CommandError(f"the service went away meanwhile ({error.reason})") from error
         raise
-    raise CommandError("the answer ended before the report")
-
-
-def _taken(line: JSON, progress: OnProgress) -> JSON | None:
-    """The report, if the line has it."""
-    if "error" in line:
-        raise ApiError(Problem.from_json(line["error"]))
-    if line.get("progress"):
-        progress(line["progress"])
-    return line.get("report")
+    return report.as_json()
 
 
 def _data_folder(options: ScrubOptions) -> Path | None:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from rich.table import Table
 from rich.text import Text
 
-from common.cli.client import Client
+from common.cli.client import connect
 from common.cli.output import Output, counted, plain, shorten
 from common.cli.problems import JSON, ExitCode, WrongUsageError
+from common.client.results import Hit, SearchAnswer
 
 SNIPPET_WIDTH = 240
 
@@ -28,15 +29,16 @@ class SearchOptions:
 
 async def search_command(url: str, options: SearchOptions, out: Output) -> int:
     where = parse_filter(options.where)
-    async with Client(url) as client:
+    wait = False if options.wait_seconds is None else options.wait_seconds
+    async with connect(url) as client:
         answer = await client.search(
-            options.namespace,
             options.query,
+            namespace=options.namespace,
             top_k=options.top_k,
-            where=where,
-            wait_seconds=options.wait_seconds,
+            filter=where,
+            wait=wait,
         )
-    out.json(answer)
+    out.json(answer.as_json())
     show_hits(answer, out)
     return ExitCode.DONE
 
@@ -54,26 +56,26 @@ def parse_filter(text: str | None) -> JSON | None:
     return value
 
 
-def show_hits(answer: JSON, out: Output) -> None:
-    hits = answer["hits"]
+def show_hits(answer: SearchAnswer, out: Output) -> None:
+    hits = answer.hits
     if not hits:
         out.say("nothing found")
         return
     table = Table("#", "score", "source and passage", box=None, pad_edge=False)
     table.columns[0].justify = "right"
     for rank, hit in enumerate(hits, 1):
-        table.add_row(str(rank), f"{hit['score']:.3f}", _passage(hit))
+        table.add_row(str(rank), f"{hit.score:.3f}", _passage(hit))
     out.table(table)
-    out.say(f"{counted(len(hits), 'hit')} in {answer['took_ms']:.0f} ms", "dim")
+    out.say(f"{counted(len(hits), 'hit')} in {answer.took_ms:.0f} ms", "dim")
 
 
-def _passage(hit: JSON) -> Text:
+def _passage(hit: Hit) -> Text:
     """The document and the way to the passage, then how it begins."""
-    path = [plain(heading) for heading in hit.get("heading_path") or ()]
-    source = Text(plain(hit["document_id"]), style="bold cyan", overflow="fold")
+    path = [plain(heading) for heading in hit.heading_path]
+    source = Text(plain(hit.document_id), style="bold cyan", overflow="fold")
     if path:
         source.append(f"  {' › '.join(path)}", style="not bold magenta")
-    return Text.assemble(source, "\n", shorten(_body(hit["text"]), SNIPPET_WIDTH))
+    return Text.assemble(source, "\n", shorten(_body(hit.text), SNIPPET_WIDTH))
 
 
 def _body(text: str) -> str:

@@ -10,7 +10,7 @@ from collections import deque
 from contextlib import suppress
 from pathlib import Path
 
-from common.cli.client import Client
+from common.cli.client import connect
 from common.cli.configuration import variable
 from common.cli.problems import CommandError
 from common.settings import Settings
@@ -89,7 +89,7 @@ class ServiceProcess:
         address = self._data_dir / "run" / "address"
         while not (url := _first_line(address)):
             await self._pause()
-        async with Client(url) as client:
+        async with connect(url) as client:
             while not await client.ready():
                 await self._pause()
         return url
@@ -117,8 +117,9 @@ def child_environment() -> dict[str, str]:
     """With the embedded adapters, whatever the environment or a .env file says: a demo must never
     write to the queue or the index that somebody uses."""
     embedded = {
-        variable(name): str(field.default)
+        variable(name): str(field.get_default(call_default_factory=True, validated_data={}))
         for name, field in Settings.model_fields.items()
         if name.endswith("_url")
     }
-    return {**os.environ, **embedded}
+    open_here = {variable("auth"): "auto", variable("oidc_issuers"): "[]"}
+    return {**os.environ, **embedded, **open_here}

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rich.table import Table
 from rich.text import Text
 
-from common.cli.client import Client
+from common.cli.client import connect, find_document
 from common.cli.output import Output, plain, time_of
 from common.cli.problems import JSON, CommandError, ExitCode, WrongUsageError
+from common.client.results import Event, NamespaceCounts, Stats, Workers
 from common.model import Status
 
 EVENT_STYLES = {
@@ -27,76 +28,85 @@ async def history_command(url: str, document_id: str | None, namespace: str, out
     """What happened to the document, in the order in which it did."""
     if document_id is None:
         raise WrongUsageError("--history is of one document: name it")
-    async with Client(url) as client:
-        events = [event async for event in client.history(namespace, document_id)]
+    async with connect(url) as client:
+        events = [event async for event in client.history(document_id, namespace=namespace)]
     events.reverse()
-    out.json({"namespace": namespace, "document_id": document_id, "events": events})
+    told = [event.as_json() for event in events]
+    out.json({"namespace": namespace, "document_id": document_id, "events": told})
     _show_history(events, out)
-    if events and events[-1]["event"] == "failed":
+    if events and events[-1].event == "failed":
         name = shlex.quote(document_id)
         out.note(f"its dead letters: `bloomweaver dlq list -n {namespace} --document {name}`")
     return ExitCode.DONE
 
 
-def _show_history(events: list[JSON], out: Output) -> None:
+def _show_history(events: list[Event], out: Output) -> None:
     if not events:
         out.say("nothing is recorded of it")
         return
     table = Table("when (UTC)", "version", "what", "detail", box=None, pad_edge=False)
     table.columns[0].no_wrap = table.columns[2].no_wrap = True
     for event in events:
-        what = event["event"]
+        what = event.event
         style = EVENT_STYLES.get(what, "")
         table.add_row(
-            Text(time_of(event["at"]).removesuffix(" UTC"), style="dim"),
-            Text(str(event["version"]), justify="right"),
+            Text(time_of(event.at).removesuffix(" UTC"), style="dim"),
+            Text(str(event.version), justify="right"),
             Text(plain(what.replace("_", " ")), style),
-            Text(plain(event["detail"]), overflow="fold"),
+            Text(plain(event.detail), overflow="fold"),
         )
     out.table(table)
 
 
 async def status_command(url: str, document_id: str | None, namespace: str, out: Output) -> int:
-    async with Client(url) as client:
+    async with connect(url) as client:
         if document_id is None:
             stats = await client.stats()
-            out.json(stats)
+            out.json(stats.as_json())
             _show_stats(stats, out)
             return ExitCode.DONE
-        row = await client.document(namespace, document_id)
+        row = await find_document(client, namespace, document_id)
     if row is None:
         raise CommandError(f"there is no document {document_id!r} in namespace {namespace!r}")
-    out.json(row)
-    _show_document(row, out)
+    out.json(row.as_json())
+    _show_document(row.as_json(), out)
     return ExitCode.DONE
 
 
-def _show_stats(stats: JSON, out: Output) -> None:
-    _show_namespaces(stats["namespaces"], out)
+def _show_stats(stats: Stats, out: Output) -> None:
+    _show_namespaces(stats.namespaces, out)
+    if stats.queues is None:
+        out.note("queues, workers and dead letters are told to keys that reach all namespaces")
+        return
     out.say("")
-    _show_queues(stats["queues"], out)
-    out.say(_workers(stats["workers"]))
-    dead = stats["dead_letters"]
+    _show_queues(stats.as_json()["queues"], out)
+    out.say(_workers(stats.workers))
+    dead = stats.dead_letters
     hint = "; see `bloomweaver dlq list`" if dead else ""
     out.say(f"dead letters: {dead}{hint}", "bold red" if dead else "")
-    out.say(f"embedding profile: {stats['embedding_profile']}", "dim")
+    out.say(f"embedding profile: {stats.embedding_profile}", "dim")
 
 
-def _show_namespaces(namespaces: list[JSON], out: Output) -> None:
+def _show_namespaces(namespaces: Sequence[NamespaceCounts], out: Output) -> None:
     if not namespaces:
         out.say("no documents yet; send some with `bloomweaver push FOLDER`")
         return
-    table = Table("namespace", *Status, "chunks", box=None, pad_edge=False)
+    table = Table("namespace", *Status, "chunks", "bytes", box=None, pad_edge=False)
     for column in table.columns[1:]:
         column.justify = "right"
     for item in namespaces:
-        counts = item["documents"]
+        counts = item.documents
         cells = [
             Text(str(counts.get(s, 0)), style=STYLES.get(s, "") if counts.get(s) else "dim")
             for s in Status
         ]
-        table.add_row(plain(item["namespace"]), *cells, str(item["chunks"]))
+        table.add_row(plain(item.namespace), *cells, str(item.chunks), _bytes_of(item))
     out.table(table)
+
+
+def _bytes_of(namespace: NamespaceCounts) -> str:
+    """A service of an earlier release does not tell."""
+    return "" if namespace.bytes is None else f"{namespace.bytes:,}"
 
 
 def _show_queues(queues: JSON, out: Output) -> None:
@@ -113,12 +123,12 @@ def _number(value: object) -> str:
     return f"{value:.1f}" if isinstance(value, float) else str(value)
 
 
-def _workers(workers: JSON | None) -> str:
+def _workers(workers: Workers | None) -> str:
     if workers is None:
         return "workers: none belong to this process"
     return (
-        f"workers: {workers['running']} running, at most {workers['maximum']}, "
-        f"peak {workers['peak']}, {workers['started_total']} started"
+        f"workers: {workers.running} running, at most {workers.maximum}, "
+        f"peak {workers.peak}, {workers.started_total} started"
     )
 
 

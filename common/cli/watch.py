@@ -12,11 +12,11 @@ from pathlib import Path
 
 from watchfiles import awatch
 
-from common.cli.client import Client
+from common.cli.client import connect
 from common.cli.files import Scan, as_prefix, scan
 from common.cli.output import Output
 from common.cli.plan import Plan
-from common.cli.problems import CommandError, ExitCode, WrongUsageError, is_passing
+from common.cli.problems import FAILURES, CommandError, ExitCode, WrongUsageError
 from common.cli.push import (
     Pushed,
     PushOptions,
@@ -28,7 +28,8 @@ from common.cli.push import (
     show_trouble,
 )
 from common.cli.sending import Delivery, Sender
-from common.cli.waiting import Waiter
+from common.client.async_client import AsyncClient
+from common.client.errors import is_passing
 
 LOOK_AGAIN_MS = 2000
 """After so long without an event, what could not be sent is tried again."""
@@ -46,6 +47,8 @@ class Watched:
     folders: frozenset[str]
     """Those of the paths that are folders."""
     signatures: dict[str, Signature] = field(default_factory=dict)
+    unnameable: dict[str, str] = field(default_factory=dict)
+    """Files that were told of: looking again does not mend a name."""
 
     @classmethod
     def of(cls, options: PushOptions) -> Watched:
@@ -94,9 +97,10 @@ def _signature(path: Path) -> Signature | None:
 async def watch_command(url: str, options: PushOptions, debounce_ms: int, out: Output) -> int:
     """Runs until it is cancelled."""
     watched = Watched.of(options)
-    async with Client(url) as client:
+    async with connect(url) as client:
         # Signatures first: what changes during the push differs from them afterwards.
-        _, watched.signatures = watched.look()
+        found, watched.signatures = watched.look()
+        watched.unnameable = found.unnameable
         pushed = await push(client, find(options), options, out)
         show_pushed(pushed, out)
         out.note("watching; Ctrl-C ends it", "dim")
@@ -104,7 +108,7 @@ async def watch_command(url: str, options: PushOptions, debounce_ms: int, out: O
     return ExitCode.DONE
 
 
-async def _follow(client: Client, watched: Watched, debounce_ms: int, out: Output) -> None:
+async def _follow(client: AsyncClient, watched: Watched, debounce_ms: int, out: Output) -> None:
     # A look is due without an event: files may have changed before watching began.
     behind = True
     async for changes in awatch(
@@ -119,21 +123,24 @@ async def _follow(client: Client, watched: Watched, debounce_ms: int, out: Outpu
             behind = not await _sent(client, watched, out)
 
 
-async def _sent(client: Client, watched: Watched, out: Output) -> bool:
+async def _sent(client: AsyncClient, watched: Watched, out: Output) -> bool:
     """Send the difference; False if it has to be tried again."""
     try:
         found, now = watched.look()
+        for name in found.unnameable.keys() - watched.unnameable.keys():
+            out.note(f"cannot read {name}: {found.unnameable[name]}", "red")
+        watched.unnameable = found.unnameable
         plan = watched.difference(found, now)
         if len(plan):
             await _send(client, watched, plan, out)
-    except CommandError as error:
+    except FAILURES as error:
         out.note(str(error), "red")
         return not is_passing(error)
     watched.signatures = {i: s for i, s in now.items() if i not in plan.unreadable}
     return not plan.unreadable
 
 
-async def _send(client: Client, watched: Watched, plan: Plan, out: Output) -> None:
+async def _send(client: AsyncClient, watched: Watched, plan: Plan, out: Output) -> None:
     # No patience here: the next look tries again, with the files as they are then.
     sender = Sender(client, plan.lines, patience(out, 0))
     delivery = await sender.send()
@@ -148,9 +155,9 @@ async def _send(client: Client, watched: Watched, plan: Plan, out: Output) -> No
     show_left_out(plan, [], out)
 
 
-async def _wait(client: Client, delivery: Delivery, pushed: Pushed, out: Output) -> None:
+async def _wait(client: AsyncClient, delivery: Delivery, pushed: Pushed, out: Output) -> None:
     """A document that takes its time must not hold up the next change."""
-    waiter = Waiter(client, delivery.versions, patience(out, APPLIED_WITHIN_SECONDS))
+    waiter = client.waiter(delivery.versions, patience(out, APPLIED_WITHIN_SECONDS))
     try:
         async with asyncio.timeout(APPLIED_WITHIN_SECONDS):
             await waiter.wait()

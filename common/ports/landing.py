@@ -6,7 +6,7 @@ several. What is to be done with the document follows from where it lies (`commo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -106,6 +106,14 @@ class Landing(Protocol):
 
     async def forget_failure(self, name: str, seen: LandedObject) -> None:
         """Remove the failed object and its reason, unless it is another one by now."""
+
+    def waiting(self, *, before: float) -> AsyncIterator[list[str]]:
+        """The names of what was put into incoming before `before` (seconds since the epoch, by the
+        store's clock) and lies there still, a page at a time, in any order.
+
+        Only of what stands for a document. What can never be moved is left out once its reason
+        lies beside it. What comes and goes meanwhile may be named or not.
+        """
 
     def notices_in(self, message: str) -> list[Notice]:
         """Of the objects that a notification is about, each name once.

@@ -2,13 +2,13 @@
 
 Promised: a message that was sent is delivered until it is acknowledged or dead-lettered; while its
 lease lasts nobody else gets it, save for the rare duplicate of a queue of many machines; its id
-stays, whatever happens to it. Not promised: any order (an embedded queue keeps the one in which
-messages became deliverable); delays and timeouts of less than a second (they may be rounded up).
+stays, whatever happens to it. Not promised: any order (but see FairQueue); delays and timeouts of
+less than a second (they may be rounded up).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -21,6 +21,7 @@ __all__ = [
     "DeadLetter",
     "Delivery",
     "Depth",
+    "FairQueue",
     "HandedQueue",
     "LeaseLostError",
     "Queue",
@@ -152,6 +153,39 @@ CRASHES_REFUNDED = 10
 
 
 @runtime_checkable
+class FairQueue(Protocol):
+    """A queue whose namespaces take turns. The embedded queue is one; each of its queues is.
+
+    Promised: a namespace's messages are received in the order in which they became deliverable. A
+    receive takes one message of each namespace that has any deliverable, in turn, before it takes a
+    second one of any; the next receive goes on where it ended, whoever asks. A namespace that gets
+    its first deliverable message, by a send, a delay that ends or a lease that runs out, comes last
+    in the round. So it waits for one message of each of the others that wait, however long their
+    lines are; and none waits for ever, however many others come.
+
+    The many-machine queue (SQS) promises less: see its adapter.
+    """
+
+    @property
+    def fair_between_namespaces(self) -> bool: ...
+
+    async def receive_of_others(
+        self,
+        queue: QueueName,
+        *,
+        besides: Collection[str],
+        limit: int,
+        visibility_seconds: float,
+    ) -> list[Delivery]:
+        """As `receive` and in the same turns, but nothing of the namespaces `besides`, and without
+        waiting."""
+
+    async def backlog_of(self, namespace: str, *, at_most: int) -> int:
+        """Its messages on all queues, wherever they stand, counted up to `at_most`: cheap enough to
+        be asked for each change."""
+
+
+@runtime_checkable
 class WatchableQueue(Protocol):
     """A queue that can tell of a message without receiving it."""
 
@@ -175,12 +209,15 @@ class AdoptingQueue(Protocol):
     async def adopt(self, *, limit: int) -> list[Delivery]:
         """Dead letters that were moved so: hidden from other lookers for a minute.
 
-        `queue` is where they came from. Each has to be noted and then explained; one that is not
-        is found again. Cheap enough to be called once a minute.
+        `queue` is where they came from. Each has to be noted and then explained or dismissed; one
+        that is neither is found again. Cheap enough to be called once a minute.
         """
 
     async def explain(self, delivery: Delivery, reason: str) -> None:
         """Give an adopted letter its reason. Raises LeaseLostError when the minute is over."""
+
+    async def dismiss(self, delivery: Delivery) -> None:
+        """Discard an adopted letter. Raises LeaseLostError when the minute is over."""
 
 
 @runtime_checkable

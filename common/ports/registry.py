@@ -79,6 +79,8 @@ class NamespaceCounts:
     documents: dict[Status, int] = field(default_factory=dict)
     chunks: int = 0
     """Sum of the applied versions' chunks."""
+    size_bytes: int = 0
+    """Sum of the last accepted versions' content; deleted documents have none."""
 
 
 class Registry(Protocol):
@@ -126,6 +128,9 @@ class Registry(Protocol):
 
     async def bind_namespace(self, namespace: str, profile: EmbeddingProfile) -> EmbeddingProfile:
         """Bind the namespace to `profile` if it is not bound; returns what it is bound to."""
+
+    async def binding(self, namespace: str) -> EmbeddingProfile | None:
+        """What the namespace is bound to; None: to nothing yet. A strongly consistent read."""
 
     async def namespaces(self) -> dict[str, EmbeddingProfile]:
         """All bound namespaces."""

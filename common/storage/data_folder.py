@@ -85,6 +85,19 @@ class DataFolder:
         return self.path / "vectors.sqlite"
 
     @property
+    def access_path(self) -> Path:
+        """Who may call: its owner alone may read it."""
+        return self.path / "access.sqlite"
+
+    @property
+    def receipts_path(self) -> Path:
+        return self.path / "receipts.sqlite"
+
+    @property
+    def audit_path(self) -> Path:
+        return self.path / "audit.sqlite"
+
+    @property
     def index_path(self) -> Path:
         return self.path / "index"
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
+import os
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +31,7 @@ class DamagedFileError(PermanentError):
     """The file is no SQLite database, or not a whole one."""
 
 
+OWNER_ONLY = 0o600
 _OLDEST_SQLITE = (3, 35, 0)
 _BUSY_TIMEOUT_SECONDS = 5.0
 _OPERATIONS_PER_TRANSACTION = 256  # bounds how long other processes wait for the write lock
@@ -51,13 +54,19 @@ _PORT_ERRORS: dict[int, tuple[type[PortError], str]] = {
         TransientError,
         "{path} cannot be read or written ({error}): look at its disk",
     ),
-    sqlite3.SQLITE_CANTOPEN: (PermanentError, _UNUSABLE),
-    sqlite3.SQLITE_READONLY: (PermanentError, _UNUSABLE),
-    sqlite3.SQLITE_PERM: (PermanentError, _UNUSABLE),
+    sqlite3.SQLITE_CANTOPEN: (TransientError, _UNUSABLE),
+    sqlite3.SQLITE_READONLY: (TransientError, _UNUSABLE),
+    sqlite3.SQLITE_PERM: (TransientError, _UNUSABLE),
     sqlite3.SQLITE_CORRUPT: (DamagedFileError, _DAMAGED),
     sqlite3.SQLITE_NOTADB: (DamagedFileError, _DAMAGED),
 }
-"""By SQLite's primary result code."""
+"""By SQLite's primary result code, once the file was opened: then what a person has to mend is no
+fault of the document in hand."""
+_AT_START: dict[int, tuple[type[PortError], str]] = dict.fromkeys(
+    (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM),
+    (PermanentError, _UNUSABLE),
+)
+"""Where it differs while the file is opened: waiting would not mend it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -74,7 +83,8 @@ class SqliteDatabase:
     """Opens the file, creates it with `schema` (`CREATE … IF NOT EXISTS` statements).
 
     `later_columns`: (table, column, definition) that the schema has and files of an earlier
-    release may lack; they are added when the file is opened.
+    release may lack; they are added when the file is opened, before the schema's indexes are made.
+    `upgrade` runs after that, each time, in the same transaction: it fills what was added.
     `durable`: a write that returned survives a loss of power; otherwise only the death of any
     process, and a loss of power may take the last writes (never the file's consistency).
     Raises PermanentError when the file is no database or this SQLite is too old.
@@ -88,6 +98,7 @@ class SqliteDatabase:
         durable: bool,
         readers: int = 2,
         later_columns: Iterable[tuple[str, str, str]] = (),
+        upgrade: Callable[[sqlite3.Connection], None] | None = None,
     ) -> None:
         if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
             raise PermanentError(
@@ -101,7 +112,7 @@ class SqliteDatabase:
         self._closed = False
         self._idle_readers: collections.deque[sqlite3.Connection] = collections.deque()
         self._readers = ThreadPoolExecutor(readers, thread_name_prefix=f"read-{path.name}")
-        self._writer = self._open_writer(schema, later_columns)
+        self._writer = self._open_writer(schema, later_columns, upgrade)
         self._thread = threading.Thread(
             target=self._run_writer, name=f"write-{path.name}", daemon=True
         )
@@ -151,16 +162,25 @@ class SqliteDatabase:
         self._writer.close()
 
     def _open_writer(
-        self, schema: Iterable[str], later_columns: Iterable[tuple[str, str, str]]
+        self,
+        schema: Iterable[str],
+        later_columns: Iterable[tuple[str, str, str]],
+        upgrade: Callable[[sqlite3.Connection], None] | None,
     ) -> sqlite3.Connection:
         connection: sqlite3.Connection | None = None
+        _make_private(self._path)
         try:
             connection = self._connect()
-            self._prepare(connection, schema, later_columns)
+            self._prepare(connection)
+            connection.execute("BEGIN IMMEDIATE")
+            _make(connection, schema, later_columns)
+            if upgrade is not None:
+                upgrade(connection)
+            connection.execute("COMMIT")
         except BaseException as error:
             if connection is not None:
                 connection.close()
-            raise _translated(error, self._path) from error
+            raise _translated(error, self._path, _PORT_ERRORS | _AT_START) from error
         return connection
 
     def _connect(self) -> sqlite3.Connection:
@@ -171,26 +191,13 @@ class SqliteDatabase:
             check_same_thread=False,  # one thread at a time, but not always the same one
         )
 
-    def _prepare(
-        self,
-        connection: sqlite3.Connection,
-        schema: Iterable[str],
-        later_columns: Iterable[tuple[str, str, str]],
-    ) -> None:
+    def _prepare(self, connection: sqlite3.Connection) -> None:
         connection.execute("PRAGMA journal_mode = WAL").fetchone()
         # FULL syncs the log at every commit. NORMAL leaves that to the checkpoint: a commit is
         # in the kernel's hands, so it outlives this process but not a loss of power.
         connection.execute(f"PRAGMA synchronous = {'FULL' if self._durable else 'NORMAL'}")
         connection.execute(f"PRAGMA fullfsync = {int(self._durable)}")  # macOS; no-op elsewhere
         connection.execute(f"PRAGMA journal_size_limit = {_JOURNAL_SIZE_LIMIT_BYTES}").fetchone()
-        connection.execute("BEGIN IMMEDIATE")
-        for statement in schema:
-            connection.execute(statement)
-        for table, column, definition in later_columns:
-            known = {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}
-            if column not in known:
-                connection.execute(f"ALTER TABLE {table} ADD COLUMN {column} {definition}")
-        connection.execute("COMMIT")
 
     def _read(self, operation: Callable[[sqlite3.Connection], T]) -> T:
         connection: sqlite3.Connection | None = None
@@ -266,6 +273,29 @@ class SqliteDatabase:
             pending.error = pending.error or error
 
 
+def _make_private(path: Path) -> None:
+    """A new file is its owner's alone, and SQLite gives what it makes beside it the same rights.
+
+    A file that is there is left as it is: to open and close it here would take away the locks that
+    this process holds on it. What goes wrong SQLite says in its own words.
+    """
+    with contextlib.suppress(OSError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, OWNER_ONLY))
+
+
+def _make(
+    connection: sqlite3.Connection,
+    schema: Iterable[str],
+    later_columns: Iterable[tuple[str, str, str]],
+) -> None:
+    for table, column, definition in later_columns:
+        known = {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}
+        if known and column not in known:  # a table that is not there yet is made with it
+            connection.execute(f"ALTER TABLE {table} ADD COLUMN {column} {definition}")
+    for statement in schema:
+        connection.execute(statement)
+
+
 def _hand_back(group: list[_Pending[Any]]) -> None:
     """Wake each event loop once for the whole group."""
     by_loop: dict[asyncio.AbstractEventLoop, list[_Pending[Any]]] = {}
@@ -288,9 +318,13 @@ def _settle(group: list[_Pending[Any]]) -> None:
             pending.future.set_result(pending.result)
 
 
-def _translated(error: BaseException, path: Path) -> BaseException:
+def _translated(
+    error: BaseException,
+    path: Path,
+    known: Mapping[int, tuple[type[PortError], str]] = _PORT_ERRORS,
+) -> BaseException:
     """The port's error for SQLite's; anything else as it is."""
     if not isinstance(error, sqlite3.Error):
         return error
-    kind, message = _PORT_ERRORS.get(getattr(error, "sqlite_errorcode", 0) & 0xFF, (None, ""))
+    kind, message = known.get(getattr(error, "sqlite_errorcode", 0) & 0xFF, (None, ""))
     return kind(message.format(path=path, error=error)) if kind else error

@@ -114,9 +114,27 @@ class AwsInstallation:
             timeout=timeout_seconds,
         )
 
+    def begin(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """Its output and its errors are one stream."""
+        return subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-m", "common.cli.main", *arguments],
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+
+    def kill(self, name: str) -> None:
+        self.processes[name].kill()
+        self.processes[name].wait(PATIENCE_SECONDS)
+
     def get(self, path: str) -> Any:
-        with urllib.request.urlopen(self.url + path, timeout=30) as answer:
-            return json.loads(answer.read() or b"null")
+        try:
+            with urllib.request.urlopen(self.url + path, timeout=30) as answer:
+                return json.loads(answer.read() or b"null")
+        except urllib.error.HTTPError as error:
+            error.close()  # it holds the connection
+            raise
 
     def stop(self) -> dict[str, int]:
         """SIGTERM to all; their exit codes once they have drained."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -24,9 +25,25 @@ PATIENCE_SECONDS = 60.0
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """One that no outgoing connection is given while the service that listens there is killed and
+    started again: then it could not listen until that connection ends."""
+    while True:
+        port = random.SystemRandom().choice(_LISTENERS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return int(probe.getsockname()[1])
+
+
+def _ports_of_listeners() -> Sequence[int]:
+    """Those that the system gives to no outgoing connection; [0], any, where it leaves none."""
+    given = range(32768, 61000)
+    with contextlib.suppress(FileNotFoundError):
+        first, last = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()
+        given = range(int(first), int(last) + 1)
+    return [port for port in range(10_000, 65_536) if port not in given] or [0]
+
+
+_LISTENERS = _ports_of_listeners()
 
 
 def wait_until(what: str, condition: Callable[[], bool], seconds: float = PATIENCE_SECONDS) -> None:
@@ -139,8 +156,14 @@ class Service:
         )
 
     def get(self, path: str) -> Any:
-        with urllib.request.urlopen(self.url + path, timeout=30) as answer:
-            return json.loads(answer.read() or b"null")
+        """Raises URLError; the HTTPError of another status says what the answer did."""
+        try:
+            with urllib.request.urlopen(self.url + path, timeout=30) as answer:
+                return json.loads(answer.read() or b"null")
+        except urllib.error.HTTPError as error:
+            with error:  # it holds the connection
+                error.add_note(error.read().decode(errors="replace"))
+            raise
 
     def post(self, path: str, body: object) -> Any:
         request = urllib.request.Request(

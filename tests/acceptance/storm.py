@@ -90,11 +90,12 @@ class Storm:
                 self._note(f"up {self.service.process.pid} started")
             await asyncio.sleep(0.2)
 
-    def settled(self) -> bool:
-        """Whether the `up` that runs now was not told to stop."""
+    def leaving(self) -> str:
+        """The `up` that runs now, if it was told to stop or has ended."""
         process = self.service.process
-        alive = process is not None and process.poll() is None
-        return alive and process is not None and process.pid not in self._told_to_stop
+        if process is None or process.poll() is not None:
+            return "no up"
+        return f"up {process.pid}" if process.pid in self._told_to_stop else ""
 
     def orphans(self) -> list[int]:
         """Workers that outlive their `up`."""

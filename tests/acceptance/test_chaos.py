@@ -81,9 +81,9 @@ async def test_a_storm_of_faults_leaves_exactly_what_is_alive(service: Service, 
             print(f"sent {dict(storm.sent)}")
             await asyncio.wait_for(sending, PATIENCE_SECONDS)
             print(f"client saw {dict(client.outcomes)}, repeated {dict(client.repeated)}")
-            await _eventually("an up that is to stay", storm.settled)
-            await _eventually("every document is as it was last sent", lambda: _quiet(service))
-            await _eventually("workers without a parent end", lambda: not storm.orphans())
+            await _nothing_left("told to stop", storm.leaving)
+            await _nothing_left("not as it was last sent", lambda: _unsettled(service))
+            await _nothing_left("a worker without a parent", storm.orphans)
         scrub = service.run("scrub", "--json")
         assert scrub.returncode == 0, scrub.stdout + scrub.stderr
         assert json.loads(scrub.stdout)["findings"] == []
@@ -123,21 +123,24 @@ async def _supervised(storm: Storm) -> AsyncIterator[None]:
         await asyncio.wait([supervisor])
 
 
-async def _eventually(what: str, condition: Callable[[], bool]) -> None:
-    """Look at the condition until it holds, in a thread: it may ask the service."""
+async def _nothing_left(what: str, find: Callable[[], object]) -> None:
+    """Look until nothing is found, in a thread: it may ask the service."""
+    found: object = None
     try:
         async with asyncio.timeout(PATIENCE_SECONDS):
-            while not await asyncio.to_thread(condition):  # noqa: ASYNC110 - of other processes
+            while found := await asyncio.to_thread(find):  # noqa: ASYNC110 - of other processes
                 await asyncio.sleep(0.2)
     except TimeoutError:
-        raise AssertionError(f"never happened within {PATIENCE_SECONDS:g} s: {what}") from None
+        raise AssertionError(f"after {PATIENCE_SECONDS:g} s still {what}: {found}") from None
 
 
-def _quiet(service: Service) -> bool:
+def _unsettled(service: Service) -> object:
+    """What waits, and what is not done; None when the service says that nothing is left."""
     try:
         stats = service.get("/v1/stats")
-    except (OSError, urllib.error.URLError, json.JSONDecodeError):
-        return False
+    except (OSError, urllib.error.URLError, json.JSONDecodeError) as error:
+        return error
     waiting = sum(q["waiting"] + q["in_flight"] + q["delayed"] for q in stats["queues"].values())
     (namespace,) = stats["namespaces"]
-    return not waiting and set(namespace["documents"]) <= {"COMPLETED", "DELETED"}
+    settled = not waiting and set(namespace["documents"]) <= {"COMPLETED", "DELETED"}
+    return None if settled else stats

@@ -138,6 +138,15 @@ def test_a_worker_that_is_killed_loses_nothing(service: Service) -> None:
     assert document(service, "long.md")["attempts"] == 2
 
 
+def test_a_canary_flies_through_it(service: Service) -> None:
+    flown = service.run("canary", "--json", "--timeout-seconds", "60")
+    assert flown.returncode == 0, flown.stderr
+    told = json.loads(flown.stdout)
+    assert (told["ok"], told["searched"], len(told["steps"])) == (True, True, 7)
+    left = service.get("/v1/namespaces/canary/documents")["documents"]
+    assert [row["status"] for row in left] == ["DELETED"]
+
+
 def test_metrics_tell_of_all_processes(service: Service) -> None:
     insert(service, "metrics.md", "# Metrics\n\nCount me.")
     wait_until("it is done", lambda: status(service, "metrics.md") == "COMPLETED")

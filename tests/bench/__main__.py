@@ -8,7 +8,20 @@ import sys
 import time
 from types import FrameType
 
-from tests.bench import accept, bulk, costs, edits, freshness, idle, search, shape
+from tests.bench import (
+    accept,
+    audit,
+    bulk,
+    costs,
+    edits,
+    fairness,
+    freshness,
+    idle,
+    offered,
+    search,
+    shape,
+    signed,
+)
 from tests.bench.peers import measure as peers
 from tests.bench.peers import tokens
 from tests.bench.quality import measure as quality
@@ -17,7 +30,11 @@ from tests.bench.report import Line, Measure, Options, as_json, progress, table
 MEASURES: dict[str, Measure] = {
     "bulk": bulk.measure,
     "freshness": freshness.measure,
+    "fairness": fairness.measure,
     "accept": accept.measure,
+    "signed": signed.measure,
+    "offered": offered.measure,
+    "audit": audit.measure,
     "idle": idle.measure,
     "shape": shape.measure,
     "search": search.measure,

@@ -33,10 +33,10 @@ def measure(options: Options) -> list[Line]:
 def _lines(product: MeasuredService, where: str, repeat: int, *, promised: bool) -> list[Line]:
     singles, rates, latencies = [], [], []
     for number in range(repeat):
-        answer = _send(product, "single", SINGLES, f"single-{number}")
+        answer = send(product, "single", SINGLES, f"single-{number}")
         singles.append(SINGLES / answer["seconds"])
         latencies += answer["latencies"]
-        rates.append(LINES / _send(product, "ndjson", LINES, f"ndjson-{number}")["seconds"])
+        rates.append(LINES / send(product, "ndjson", LINES, f"ndjson-{number}")["seconds"])
         progress(f"accept: {where}: {singles[-1]:,.0f}/s single, {rates[-1]:,.0f}/s NDJSON")
     p50, p99 = median(latencies) * 1000, percentile(latencies, 0.99) * 1000
     name, result = f"accept: NDJSON, {where}", spread(rates, 0, "/s")
@@ -48,8 +48,11 @@ def _lines(product: MeasuredService, where: str, repeat: int, *, promised: bool)
     ]
 
 
-def _send(product: MeasuredService, how: str, count: int, namespace: str) -> Any:
-    arguments = [product.url, how, str(count), str(CONNECTIONS), namespace]
+def send(
+    product: MeasuredService, how: str, count: int, namespace: str, connections: int = CONNECTIONS
+) -> Any:
+    """What the client in a process of its own has measured."""
+    arguments = [product.url, how, str(count), str(connections), namespace]
     sent = subprocess.run(
         [sys.executable, "-m", "tests.bench.accept_client", *arguments],
         cwd=Path(__file__).parents[2],

@@ -21,8 +21,16 @@ PATIENCE_SECONDS = 30.0
 QUERY_CHARACTERS = 60
 
 
+class RefusedError(RuntimeError):
+    """An answer that is an error; `status` is its code."""
+
+    def __init__(self, line: str, status: int) -> None:
+        super().__init__(line)
+        self.status = status
+
+
 class Client:
-    """One connection that is kept."""
+    """One connection that is kept. Raises RefusedError."""
 
     def __init__(self, port: int) -> None:
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
@@ -33,7 +41,7 @@ class Client:
         response = self._connection.getresponse()
         value = json.loads(response.read())
         if response.status >= 300:
-            raise RuntimeError(f"{path} answered {response.status}: {value}")
+            raise RefusedError(f"{path} answered {response.status}: {value}", response.status)
         return value
 
 

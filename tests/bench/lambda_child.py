@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
 
-from tests.lambda_events import FunctionContext, failed, http_event, shape, sqs_event
+from tests.lambda_events import FunctionContext, failed, http_event, record_of, sqs_event
 
 Event = dict[str, Any]
 NAMESPACE = "bench"
@@ -70,22 +70,7 @@ def _searches(count: int) -> list[Event]:
 def _batches(count: int) -> list[Event]:
     """Of one message each, as the mapping would have received them. This loads the SDK for its own
     use, so the process that is measured gets them over standard input."""
-    return [sqs_event(_record(message)) for message in json.loads(sys.stdin.read())[:count]]
-
-
-def _record(message: Event) -> Event:
-    attributes = {
-        name: {"stringValue": value["StringValue"], "dataType": value["DataType"]}
-        for name, value in message["MessageAttributes"].items()
-    }
-    return {
-        **shape("sqs_batch")["Records"][0],
-        "messageId": message["MessageId"],
-        "receiptHandle": message["ReceiptHandle"],
-        "body": message["Body"],
-        "attributes": message["Attributes"],
-        "messageAttributes": attributes,
-    }
+    return [sqs_event(record_of(message)) for message in json.loads(sys.stdin.read())[:count]]
 
 
 _FUNCTIONS: dict[str, tuple[str, Callable[[int], list[Event]]]] = {

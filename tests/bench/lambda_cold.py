@@ -95,7 +95,7 @@ def _row(name: str, profile: str) -> str:
 
 def _run(name: str, profile: str) -> dict[str, Any]:
     """`process`: from the start of a fresh interpreter to the first answer, in seconds."""
-    environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
+    environment = {**os.environ, "PYTHONPATH": str(Path.cwd()), "BLOOMWEAVER_AUTH": "off"}
     if name != "query":
         environment["BLOOMWEAVER_EMBEDDER_URL"] = profile
     queue = os.environ["BLOOMWEAVER_CREATE_QUEUE_NAME"]

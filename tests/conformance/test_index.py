@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import uuid
 from array import array
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
@@ -33,9 +32,9 @@ from common.ports.index import (
 from common.query_cache import CachedIndex
 from common.settings import Settings
 from tests.fakes.index import MemoryIndex, matches
-from tests.servers.chroma import chroma
+from tests.servers.chroma import chroma_url
 from tests.servers.pinecone import PineconeServer
-from tests.servers.qdrant import QDRANT_KEY, qdrant
+from tests.servers.qdrant import QDRANT_KEY, qdrant_url
 
 
 class MergingIndex(QdrantEdgeIndex):
@@ -56,14 +55,12 @@ class MergingIndex(QdrantEdgeIndex):
 
 def chroma_index() -> Index:
     """On a real server, whose other collections it does not see."""
-    url = f"chroma:{chroma().url}?prefix=t{uuid.uuid4().hex[:12]}"
-    return connect_chroma(url, Settings(), "test")
+    return connect_chroma(chroma_url(), Settings(), "test")
 
 
 def qdrant_index() -> Index:
     """On what stands in for a server: tests/servers/qdrant_rest.py says how far."""
-    url = f"qdrant:{qdrant().url}?prefix=t{uuid.uuid4().hex[:12]}"
-    return connect_qdrant(url, Settings(qdrant_api_key=SecretStr(QDRANT_KEY)), "test")
+    return connect_qdrant(qdrant_url(), Settings(qdrant_api_key=SecretStr(QDRANT_KEY)), "test")
 
 
 class PineconeOnServer(PineconeIndex):

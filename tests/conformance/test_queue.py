@@ -23,6 +23,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,6 +34,7 @@ from common.model import QueueName, WakeUp
 from common.ports.queue import (
     CRASHES_REFUNDED,
     Delivery,
+    FairQueue,
     LeaseLostError,
     Queue,
     ReclaimingQueue,
@@ -134,6 +136,8 @@ CASES: dict[str, Callable[[Path], AbstractAsyncContextManager[Bench]]] = {
 }
 EMBEDDED = ("memory", "sqlite")
 """Their receivers run on one machine, so that leases can be reclaimed: no other queue offers it."""
+FAIR = ("sqlite",)
+"""Their namespaces take turns. SQS has a fairness of its own, and promises no turns."""
 
 
 @pytest.fixture(
@@ -152,10 +156,26 @@ async def embedded(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncItera
         yield opened
 
 
-def wake_up(name: str, version: int = 1) -> WakeUp:
+@pytest.fixture(params=FAIR)
+async def fair(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Bench]:
+    async with CASES[request.param](tmp_path / "data") as opened:
+        yield opened
+
+
+def wake_up(name: str, version: int = 1, *, namespace: str = "docs") -> WakeUp:
     return WakeUp(
-        namespace="docs", document_id=name, version=version, doc_hash="h", traceparent="t"
+        namespace=namespace, document_id=name, version=version, doc_hash="h", traceparent="t"
     )
+
+
+async def send_to(bench: Bench, namespace: str, count: int, *, delay_seconds: float = 0.0) -> None:
+    wake_ups = [wake_up(str(number), namespace=namespace) for number in range(count)]
+    await bench.first.send(QueueName.CHANGE, wake_ups, delay_seconds=delay_seconds)
+
+
+def turns(deliveries: list[Delivery]) -> str:
+    """`a1 b1 a2`: namespaces of one letter and document ids, as they were received."""
+    return " ".join(d.wake_up.namespace + d.wake_up.document_id for d in deliveries)
 
 
 async def take(
@@ -467,7 +487,7 @@ async def test_a_long_poll_ends_empty_at_its_time(bench: Bench) -> None:
     found = await take(bench.first, wait_seconds=wait_seconds)
 
     assert found == []
-    assert 0.95 * wait_seconds <= loop.time() - began < wait_seconds + bench.wake_seconds
+    assert 0.95 * wait_seconds <= loop.time() - began < wait_seconds + 4 * bench.wake_seconds
 
 
 async def test_a_cancelled_long_poll_takes_nothing(bench: Bench) -> None:
@@ -559,3 +579,162 @@ async def test_a_released_message_is_delivered_at_once_to_another(bench: Bench) 
     assert again.message_id == delivery.message_id
     with pytest.raises(LeaseLostError):
         await bench.first.release(delivery)
+
+
+async def test_who_promises_fairness_is_tested_for_it(bench: Bench, request: Any) -> None:
+    promises = isinstance(bench.first, FairQueue) and bench.first.fair_between_namespaces
+
+    assert promises is (request.node.callspec.params["bench"] in FAIR)
+
+
+async def test_a_long_line_lets_a_single_message_through(fair: Bench) -> None:
+    await send_to(fair, "a", 100)
+    await take(fair.first, limit=4)
+    await fair.pass_seconds(1)
+    await send_to(fair, "b", 1)
+
+    assert "b0" in turns(await take(fair.second, limit=2))
+
+
+async def test_one_receive_takes_turns(fair: Bench) -> None:
+    await send_to(fair, "a", 9)
+    await send_to(fair, "b", 1)
+    await send_to(fair, "c", 3)
+
+    assert turns(await take(fair.first, limit=8)) == "a0 b0 c0 a1 c1 a2 c2 a3"
+
+
+async def test_the_next_receive_goes_on_in_the_round(fair: Bench) -> None:
+    for namespace in "abc":
+        await send_to(fair, namespace, 3)
+
+    taken = [turns(await take(q, limit=2)) for q in (fair.first, fair.second) * 2]
+
+    assert taken == ["a0 b0", "c0 a1", "b1 c1", "a2 b2"]
+
+
+async def test_each_of_the_queues_takes_turns_by_itself(fair: Bench) -> None:
+    for queue in QueueName:
+        for namespace in "ab":
+            await fair.first.send(queue, [wake_up(str(n), namespace=namespace) for n in (0, 1)])
+
+    for queue in QueueName:
+        taken = await take(fair.first, limit=1, name=queue) + await take(
+            fair.second, limit=3, name=queue
+        )
+        assert turns(taken) == "a0 b0 a1 b1"
+
+
+async def test_many_newcomers_do_not_keep_a_namespace_waiting(fair: Bench) -> None:
+    """One message of each who waited before it, and then it is its turn again."""
+    await send_to(fair, "a", 5)
+    served = ""
+    for newcomer in "bcdefg":
+        await send_to(fair, newcomer, 1)
+        served += turns(await take(fair.first, limit=1)) + " "
+
+    assert served.split() == ["a0", "b0", "a1", "c0", "d0", "a2"]
+
+
+async def test_what_comes_back_waits_its_turn(fair: Bench) -> None:
+    """A namespace whose messages fail at once gets no more of the queue than others."""
+    await send_to(fair, "a", 3)
+    await send_to(fair, "b", 3)
+    served = ""
+    for _ in range(3):
+        failed, done = await take(fair.first, limit=2)
+        served += turns([failed, done]) + " "
+        await fair.pass_seconds(1)
+        await fair.first.retry_later(failed, 0)
+        await fair.first.ack(done)
+
+    assert served.split() == ["a0", "b0", "a1", "b1", "a2", "b2"]
+    assert turns(await take(fair.first)) == "a0 a1 a2"
+
+
+async def test_what_is_released_keeps_its_place_in_its_namespace(fair: Bench) -> None:
+    await send_to(fair, "a", 3)
+    await send_to(fair, "b", 1)
+    first, other = await take(fair.first, limit=2)
+    await fair.first.release(first)
+    await fair.first.release(other)
+
+    # What is handed back is next, in either order.
+    assert turns(await take(fair.second)) in ("a0 b0 a1 a2", "b0 a0 a1 a2")
+
+
+async def test_a_delay_that_ends_gives_a_turn(fair: Bench) -> None:
+    await send_to(fair, "b", 2, delay_seconds=10)
+    await send_to(fair, "a", 50)
+    assert turns(await take(fair.first, limit=2)) == "a0 a1"
+
+    await fair.pass_seconds(11)
+
+    assert turns(await take(fair.first, limit=3)) == "a2 b0 a3"
+
+
+async def test_a_lease_that_runs_out_gives_a_turn(fair: Bench) -> None:
+    await send_to(fair, "b", 1)
+    await take(fair.first, visibility_seconds=10)
+    await send_to(fair, "a", 50)
+
+    await fair.pass_seconds(11)
+
+    assert turns(await take(fair.second, limit=3)) == "a0 b0 a1"
+
+
+async def test_redriven_letters_take_turns(fair: Bench) -> None:
+    await send_to(fair, "b", 2)
+    letters = await take(fair.first)
+    for letter in letters:
+        await fair.first.dead_letter(letter, "broken")
+    await send_to(fair, "a", 50)
+
+    assert await fair.first.redrive([letter.message_id for letter in letters]) == 2
+
+    assert turns(await take(fair.first, limit=4)) == "a0 b0 a1 b1"
+
+
+async def test_what_a_dead_receiver_held_takes_turns(fair: Bench) -> None:
+    assert isinstance(fair.second, ReclaimingQueue)
+    await send_to(fair, "b", 2)
+    await take(fair.first)
+    await send_to(fair, "a", 50)
+
+    assert await fair.second.reclaim(receiver="first") == 2
+
+    assert turns(await take(fair.second, limit=4)) == "a0 b0 a1 b1"
+
+
+async def test_others_take_turns_without_those_that_are_not_asked_for(fair: Bench) -> None:
+    assert isinstance(fair.first, FairQueue)
+    for namespace, count in (("a", 3), ("b", 2), ("c", 1), ("d", 1)):
+        await send_to(fair, namespace, count)
+
+    taken = [
+        turns(
+            await fair.first.receive_of_others(
+                QueueName.CHANGE, besides=besides, limit=limit, visibility_seconds=60
+            )
+        )
+        for besides, limit in (({"a", "b"}, 1), ({"a"}, 2), ("abcd", 9), ((), 3))
+    ]
+
+    assert taken == ["c0", "b0 d0", "", "a0 b1 a1"]
+    assert turns(await take(fair.second)) == "a2"
+
+
+async def test_the_backlog_of_a_namespace_is_counted_as_far_as_it_is_asked_for(fair: Bench) -> None:
+    assert isinstance(fair.second, FairQueue)
+    await send_to(fair, "a", 2)
+    await send_to(fair, "a", 1, delay_seconds=60)
+    await send_to(fair, "b", 9)
+    await take(fair.first, limit=1)
+    await fair.first.send(QueueName.DELETE, [wake_up("d", namespace="a")])
+
+    counts = [
+        await fair.second.backlog_of(namespace, at_most=most)
+        for namespace, most in (("a", 9), ("a", 3), ("b", 100), ("c", 5))
+    ]
+
+    assert counts == [4, 3, 9, 0]

@@ -331,6 +331,8 @@ async def test_a_namespace_is_bound_once(pair: Pair) -> None:
     assert await pair[0].bind_namespace("docs", PROFILE) == PROFILE
     assert await pair[1].bind_namespace("docs", other) == PROFILE
     assert await pair[1].bind_namespace("new", other) == other
+    assert await pair[0].binding("new") == other
+    assert await pair[0].binding("newer") is None
     assert await pair[0].namespaces() == {"docs": PROFILE, "new": other}
 
 
@@ -352,13 +354,15 @@ async def test_counts_by_namespace_and_status(registry: Registry) -> None:
         ("c", Status.FAILED, 2),
     ]:
         applied = Applied(version=1, chunk_count=chunks)
-        await store(registry, new_row(name, status=status, applied=applied))
+        row = new_row(name, status=status, applied=applied)
+        await store(registry, replace(row, desired=replace(row.desired, size_bytes=10 * chunks)))
     row = await store(registry, new_row("d", "another"))
-    await store(registry, replace(row, status=Status.DELETED))
+    gone = replace(row.desired, tombstone=True, size_bytes=0)
+    await store(registry, replace(row, status=Status.DELETED, desired=gone))
 
     assert await registry.counts() == [
-        NamespaceCounts("another", {Status.DELETED: 1}, 0),
-        NamespaceCounts("docs", {Status.COMPLETED: 2, Status.FAILED: 1}, 9),
+        NamespaceCounts("another", {Status.DELETED: 1}, 0, 0),
+        NamespaceCounts("docs", {Status.COMPLETED: 2, Status.FAILED: 1}, 9, 90),
     ]
 
 

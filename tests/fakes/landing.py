@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import itertools
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
-from common.landing import longest_name_bytes, notices_in
+from common.landing import key_of, longest_name_bytes, notices_in, waiting_name
 from common.ports.landing import (
     Area,
     LandedObject,
@@ -19,6 +19,7 @@ from common.ports.landing import (
 )
 
 BUCKET = "landing"
+PAGE = 3
 
 
 async def at_once() -> None:
@@ -29,6 +30,7 @@ async def at_once() -> None:
 class Held:
     data: bytes
     as_seen: LandedObject
+    put_at: float
 
 
 @dataclass
@@ -45,6 +47,8 @@ class MemoryLanding:
     held: dict[tuple[Area, str], Held] = field(default_factory=dict)
     reasons: dict[str, bytes] = field(default_factory=dict)
     reads: int = 0
+    now: float = 0.0
+    explained_at: dict[str, float] = field(default_factory=dict)
     _versions: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
 
     # --- what users do ---------------------------------------------------------------------------
@@ -68,7 +72,7 @@ class MemoryLanding:
             content_encoding=content_encoding,
             metadata=dict(metadata or {}),
         )
-        self.held[area, name] = Held(data, seen)
+        self.held[area, name] = Held(data, seen, self.now)
         return seen.revision
 
     def remove(self, area: Area, name: str) -> bool:
@@ -140,6 +144,7 @@ class MemoryLanding:
     async def explain(self, name: str, reason: bytes) -> None:
         await self.pause()
         self.reasons[name] = reason
+        self.explained_at[name] = self.now
         await self.pause()
 
     async def forget_failure(self, name: str, seen: LandedObject) -> None:
@@ -149,6 +154,22 @@ class MemoryLanding:
             self.remove(Area.FAILED, name)
             self.reasons.pop(name, None)
         await self.pause()
+
+    async def waiting(self, *, before: float) -> AsyncIterator[list[str]]:
+        found = sorted(name for area, name in self.held if area is Area.INCOMING)
+        for start in range(0, len(found), PAGE):
+            await self.pause()
+            page = found[start : start + PAGE]
+            yield [name for name in page if self._is_waiting(name, before)]
+
+    def _is_waiting(self, name: str, before: float) -> bool:
+        held = self.held.get((Area.INCOMING, name))
+        if held is None or held.put_at >= before:
+            return False
+        key, size = key_of("", Area.INCOMING, name), held.as_seen.size_bytes
+        stays = size > self.largest_move_bytes
+        told = self.explained_at.get(name, -1.0) >= held.put_at
+        return waiting_name("", key, size) is not None and not (stays and told)
 
     async def close(self) -> None:
         return None

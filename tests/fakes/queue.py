@@ -233,6 +233,10 @@ class MemoryQueue:
         """Whether a message of the document is on any queue, wherever it stands."""
         return any(message.wake_up.key == key for message in self._all())
 
+    def has(self, message_id: str) -> bool:
+        """Whether the message itself is on any queue, wherever it stands."""
+        return any(message.id == message_id for message in self._all())
+
     @property
     def letters(self) -> list[DeadLetter]:
         """All dead letters, in the order of their death."""

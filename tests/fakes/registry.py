@@ -89,6 +89,9 @@ class MemoryRegistry:
     async def bind_namespace(self, namespace: str, profile: EmbeddingProfile) -> EmbeddingProfile:
         return self._profiles.setdefault(namespace, profile)
 
+    async def binding(self, namespace: str) -> EmbeddingProfile | None:
+        return self._profiles.get(namespace)
+
     async def namespaces(self) -> dict[str, EmbeddingProfile]:
         return dict(sorted(self._profiles.items()))
 
@@ -100,7 +103,8 @@ class MemoryRegistry:
             documents = dict(before.documents)
             documents[row.status] = documents.get(row.status, 0) + 1
             chunks = before.chunks + row.applied.chunk_count
-            counted[name] = NamespaceCounts(name, documents, chunks)
+            size_bytes = before.size_bytes + row.desired.size_bytes
+            counted[name] = NamespaceCounts(name, documents, chunks, size_bytes)
         return list(counted.values())
 
 

@@ -90,6 +90,13 @@ def missing_queue(given: Given) -> None:
     given.settings["update_queue_name"] = "NoSuchQueue"
 
 
+def missing_queue_of_a_variant(given: Given) -> None:
+    given.queues()
+    variant = {"namespaces": ["kb-*"], "change_queue_name": "NoSuchQueue"}
+    variants = {"large": variant | {"embedder_url": "fastembed:all-MiniLM-L6-v2-int8"}}
+    given.settings["embedding_variants"] = variants
+
+
 def missing_credentials(given: Given) -> None:
     given.queues()
     given.environment |= {"AWS_ACCESS_KEY_ID": None, "AWS_SECRET_ACCESS_KEY": None}
@@ -158,7 +165,12 @@ CASES: dict[str, tuple[Break, int, tuple[str, ...]]] = {
     # what is broken: the exit code, and what the line says
     "no region": (missing_region, WRONG, ("BLOOMWEAVER_QUEUE_URL", "set AWS_REGION")),
     "another region": (another_region, WRONG, ("no such queue in this region", "AWS_REGION")),
-    "a missing queue": (missing_queue, WRONG, ("NoSuchQueue", "create it, or check its name")),
+    "a missing queue": (
+        missing_queue, WRONG, ("create it, or check", "BLOOMWEAVER_UPDATE_QUEUE_NAME=NoSuchQueue"),
+    ),
+    "a missing queue of a variant": (
+        missing_queue_of_a_variant, WRONG, ("BLOOMWEAVER_EMBEDDING_VARIANTS=NoSuchQueue",),
+    ),
     "no credentials": (missing_credentials, WRONG, ("set AWS_ACCESS_KEY_ID", "AWS_PROFILE")),
     "a missing table": (missing_table, WRONG, ("BLOOMWEAVER_REGISTRY_URL", "no such table")),
     "a missing bucket": (missing_bucket, WRONG, ("BLOOMWEAVER_BLOBS_URL", "no such bucket")),

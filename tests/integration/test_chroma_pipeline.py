@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,7 +14,7 @@ from common.settings import Settings
 from tests.acceptance.service import Service
 from tests.conformance.test_index import ids
 from tests.pipeline import NAMESPACE, pipeline
-from tests.servers.chroma import chroma
+from tests.servers.chroma import chroma_url
 
 TEXT = """# Lighthouses
 
@@ -27,12 +26,8 @@ The ferry leaves at nine.
 """
 
 
-def index_url() -> str:
-    return f"chroma:{chroma().url}?prefix=t{uuid.uuid4().hex[:12]}"
-
-
 async def test_a_document_is_found_edited_and_deleted(tmp_path: Path) -> None:
-    index = connect(index_url(), Settings(), "test")
+    index = connect(chroma_url(), Settings(), "test")
     try:
         async with pipeline(tmp_path) as made:
             made.index = cast("Any", index)
@@ -62,7 +57,7 @@ async def found(made: Any, query: str) -> list[str]:
 
 @pytest.mark.slow
 def test_up_serves_documents_out_of_chroma(tmp_path: Path) -> None:
-    url = index_url()
+    url = chroma_url()
     service = Service(tmp_path, index_url=url)
     try:
         service.start()

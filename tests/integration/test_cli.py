@@ -98,6 +98,21 @@ async def test_push_sends_only_what_changed(service: FakeService, tmp_path: Path
     assert len(service.changes) == 3
 
 
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file names are UTF-8")
+async def test_a_name_that_is_no_utf8_holds_up_no_other_file(
+    service: FakeService, tmp_path: Path
+) -> None:
+    folder = write(tmp_path, a_md="a")
+    for name in (b"caf\xe9.md", b"caf\xe9.csv"):
+        Path(os.fsdecode(os.fsencode(folder) + b"/" + name)).write_text("x")
+    ended = await run(service, "push", folder, "--delete-missing", "--json")
+    assert ended.code == 1
+    assert service.sent == [("insert", "a.md")]
+    assert ended.json["unreadable"] == {"caf\\xe9.md": "its name is no UTF-8"}
+    assert ended.json["unsupported"] == [f"{folder}/caf\\xe9.csv"]
+    assert "cannot read caf\\xe9.md: its name is no UTF-8" in ended.err
+
+
 async def test_push_sends_binary_bytes_unaltered(service: FakeService, tmp_path: Path) -> None:
     raw = bytes(range(256))
     ended = await run(service, "push", write(tmp_path, a_pdf=raw) / "a.pdf")
@@ -375,6 +390,8 @@ async def test_watch_follows_edits_and_deletions_until_ctrl_c(
     try:
         async with asyncio.timeout(WITHIN_SECONDS):
             assert json.loads(await process.stdout.readline())["applied"] == 2
+            if sys.platform == "linux":
+                Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.md")).write_text("x")
             write(tmp_path, a_md="two!")
             assert json.loads(await process.stdout.readline())["applied"] == 1
             (folder / "b.md").unlink()

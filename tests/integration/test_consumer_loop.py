@@ -50,6 +50,31 @@ class World:
     async def left(self) -> int:
         return (await self.queue.depth(CHANGE)).backlog
 
+    def consumer(
+        self,
+        handler: Handler,
+        *,
+        visibility: float = 30.0,
+        drain: float = 10.0,
+        slots: int = 2,
+        isolate: bool = False,
+        max_receives: int = 3,
+        guests: int = 0,
+    ) -> Consumer:
+        return Consumer(
+            queue=self.queue,
+            name=CHANGE,
+            handle=handler,
+            note=self.note,
+            concurrency=slots,
+            visibility_seconds=visibility,
+            max_receives=max_receives,
+            drain_seconds=drain,
+            isolate_suspects=isolate,
+            guest_places=guests,
+            clock=lambda: self.now,
+        )
+
     @asynccontextmanager
     async def consuming(
         self,
@@ -59,18 +84,15 @@ class World:
         drain: float = 10.0,
         slots: int = 2,
         isolate: bool = False,
+        guests: int = 0,
     ) -> AsyncIterator[asyncio.Event]:
-        consumer = Consumer(
-            queue=self.queue,
-            name=CHANGE,
-            handle=handler,
-            note=self.note,
-            concurrency=slots,
-            visibility_seconds=visibility,
-            max_receives=3,
-            drain_seconds=drain,
-            isolate_suspects=isolate,
-            clock=lambda: self.now,
+        consumer = self.consumer(
+            handler,
+            visibility=visibility,
+            drain=drain,
+            slots=slots,
+            isolate=isolate,
+            guests=guests,
         )
         stop = asyncio.Event()
         task = asyncio.create_task(consumer.run(stop))
@@ -252,11 +274,12 @@ async def test_a_message_taken_over_stops_its_first_holder(world: World) -> None
     assert await world.left() == 0
 
 
-async def test_messages_that_came_back_are_worked_one_by_one(world: World) -> None:
-    """A worker died with four in hand: the next death must count against one of them only."""
+async def test_messages_that_came_back_twice_are_worked_one_by_one(world: World) -> None:
+    """Two workers died with four in hand: the next death must count against one of them only."""
     await world.send(1, 2, 3, 4)
-    await world.queue.receive(CHANGE, limit=4, visibility_seconds=5, wait_seconds=0)
-    world.now += 5.0
+    for _ in range(2):
+        await world.queue.receive(CHANGE, limit=4, visibility_seconds=5, wait_seconds=0)
+        world.now += 5.0
     running: set[int] = set()
     most = 0
     counts: list[int] = []
@@ -276,5 +299,63 @@ async def test_messages_that_came_back_are_worked_one_by_one(world: World) -> No
     async with world.consuming(handler, slots=4, isolate=True):
         await done.wait()
     assert most == 1
-    assert counts == [2, 2, 2, 2]
+    assert counts == [3, 3, 3, 3]
     assert await world.left() == 0
+
+
+async def test_an_import_in_hand_lets_an_edit_of_another_namespace_through(world: World) -> None:
+    """As soon as a place is free, and not after the hundred that were there before it."""
+    begun: list[str] = []
+    full, edited, go_on = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def handler(delivery: Delivery, lease: Lease) -> HandlerOutcome:
+        begun.append(delivery.wake_up.namespace)
+        if len(begun) == 4:
+            full.set()
+        if delivery.wake_up.namespace == "editor":
+            edited.set()
+        await go_on.wait()
+        return Done("ok")
+
+    await world.send(*range(100))
+    async with world.consuming(handler, slots=4):
+        await full.wait()
+        edit = WakeUp(namespace="editor", document_id="d", version=1)
+        await world.queue.send(CHANGE, [edit])
+        go_on.set()
+        async with asyncio.timeout(30):
+            await edited.wait()
+
+    assert begun[:4] == ["n"] * 4
+    assert begun.index("editor") <= 4 + 4
+
+
+async def test_large_documents_in_every_place_let_one_of_each_other_namespace_through(
+    world: World,
+) -> None:
+    """They hold their places for as long as this test takes, and no second one of them comes in."""
+    begun: list[str] = []
+    full, edited, go_on = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def handler(delivery: Delivery, lease: Lease) -> HandlerOutcome:
+        begun.append(delivery.wake_up.namespace)
+        if len(begun) == 2:
+            full.set()
+        if delivery.wake_up.namespace == "second-editor":
+            edited.set()
+        await go_on.wait()
+        return Done("ok")
+
+    await world.send(*range(100))
+    async with world.consuming(handler, slots=2, guests=2):
+        await full.wait()
+        for editor in ("editor", "editor", "second-editor", "third-editor"):
+            edit = WakeUp(namespace=editor, document_id="d", version=1)
+            await world.queue.send(CHANGE, [edit])
+        async with asyncio.timeout(30):
+            await edited.wait()
+        depth = await world.queue.depth(CHANGE)
+        go_on.set()
+
+    assert begun[:4] == ["n", "n", "editor", "second-editor"]
+    assert (depth.in_flight, depth.waiting) == (4, 98 + 2)

@@ -85,9 +85,96 @@ def test_a_data_folder_is_tried_out(given: dict[str, str]) -> None:
     assert verdicts(result) == {
         "settings": "fine", "data folder": "fine", "queue": "fine", "registry": "fine",
         "blobs": "fine", "vectors": "fine", "index": "fine", "embedder": "fine",
-        "disk": "fine", "webhook": "note",
+        "keys": "fine", "audit": "fine", "disk": "fine", "webhook": "note",
     }  # fmt: skip
+    assert line_of(doctor(given), "keys") == "✓ keys: 0 in access.sqlite"
     assert line_of(doctor(given), "queue") == "✓ queue: 0 waiting, 0 in hand, 0 dead letters"
+
+
+SOURCES = """\
+sources:
+  files:
+    preset: s3
+    namespace: docs
+    parameters: {base_url: "https://files.example"}
+    verify: {kind: token, secret: "${A_SECRET}"}
+  handbook:
+    preset: github-push
+    namespace: docs
+    verify: {secret: "${A_SECRET}"}
+  wiki:
+    namespace: docs
+    verify: {kind: none}
+    changes: [{document_id: "{item.id}", content: item.text}]
+"""
+
+
+def test_sources_are_read_as_the_webhook_reads_them(given: dict[str, str], tmp_path: Path) -> None:
+    """In the folder where it is started, without a setting that names them."""
+    (tmp_path / "sources.yaml").write_text(SOURCES)
+    result = doctor(given)
+    assert result.exit_code == 1
+    line = line_of(result, "sources")
+    assert line.startswith("✗ sources: ")
+    assert "sources.yaml:6: source files: verify.secret: the environment has no A_SECRET" in line
+    assert "sources.yaml:10: source handbook" in line
+
+    given["A_SECRET"] = "long enough to be one"
+    result = doctor(given)
+    assert result.exit_code == 0
+    line = line_of(result, "sources")
+    assert line.startswith("! sources: ")
+    assert "source files: fetches content by its URL, and no host is allowed" in line
+    assert "source handbook: has no github_token" in line
+
+    (tmp_path / "sources.yaml").write_text(
+        SOURCES.replace(
+            "preset: github-push",
+            'preset: github-push\n    github_token: "${A_SECRET}"\n    repositories: [o/n]',
+        )
+    )
+    given["BLOOMWEAVER_FETCH_ALLOWED_HOSTS"] = '["other.example"]'
+    line = line_of(doctor(given), "sources")
+    assert "the host files.example is not allowed (BLOOMWEAVER_FETCH_ALLOWED_HOSTS)" in line
+    assert "handbook" not in line
+    given["BLOOMWEAVER_FETCH_ALLOWED_HOSTS"] = '["files.example"]'
+    assert line_of(doctor(given), "sources") == "✓ sources: 3 sources: files, handbook, wiki"
+
+
+def test_an_unverified_source_that_others_reach_is_wrong(
+    given: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "sources.yaml").write_text(SOURCES)
+    given |= {"A_SECRET": "long enough to be one", "BLOOMWEAVER_HOST": "0.0.0.0"}  # noqa: S104
+    result = doctor(given)
+    assert result.exit_code == 1
+    assert "source wiki: verify.kind none is for a service on loopback" in line_of(
+        result, "sources"
+    )
+
+
+def test_a_file_of_sources_that_is_named_and_not_there_is_noted(given: dict[str, str]) -> None:
+    given["BLOOMWEAVER_SOURCES_FILE"] = "elsewhere.yaml"
+    line = line_of(doctor(given), "sources")
+    assert line.startswith("! sources: elsewhere.yaml is not there")
+
+
+def test_a_start_that_would_be_refused_is_foreseen(given: dict[str, str]) -> None:
+    """Before there is a data folder, in one without a key, and not once there is a key."""
+    given["BLOOMWEAVER_HOST"] = "192.0.2.1"
+    for _ in range(2):
+        result = doctor(given)
+        assert result.exit_code == 1
+        assert line_of(result, "callers").startswith("✗ callers: BLOOMWEAVER_HOST='192.0.2.1'")
+        assert "bloomweaver keys create" in line_of(result, "callers")
+        DataFolder(Path(given["BLOOMWEAVER_DATA_DIR"]))
+    made = CliRunner(env=given).invoke(app, ["keys", "create", "--name", "x", "--role", "admin"])
+    assert made.exit_code == 0, made.output
+    result = doctor(given)
+    assert (result.exit_code, line_of(result, "callers")) == (
+        0,
+        "✓ callers: on 192.0.2.1 everybody is asked for an API key",
+    )
 
 
 def test_the_index_of_a_running_service_is_left_alone(given: dict[str, str]) -> None:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from common import telemetry, transitions
 from common.adapters.registry.dynamodb import DynamoDbRegistry
 from common.adapters.registry.dynamodb_accept import MOST_CHANGES
+from common.adapters.registry.dynamodb_item import row_key
 from common.model import (
     Applied,
     DocumentKey,
@@ -203,12 +204,17 @@ async def test_both_ways_of_accepting_mean_the_same(
 
 
 async def _must_be_equal(key: DocumentKey, read: Side, unread: Side) -> None:
-    expected, row = await read.registry.get(key), await unread.registry.get(key)
+    registry = unread.registry
+    assert isinstance(registry, DynamoDbRegistry)
+    expected, row = await read.registry.get(key), await registry.get(key)
     assert _but_for_the_sweep(row) == _but_for_the_sweep(expected)
     if row is not None and expected is not None:
         # Never later, and something that is to be swept is never forgotten.
         assert (row.sweep_at is None) == (expected.sweep_at is None)
         assert (row.sweep_at or 0) <= (expected.sweep_at or 0)
+        item = await registry._calls.get(row_key(key))
+        assert item is not None  # what is summed up is in the item itself
+        assert item["size_bytes"] == {"N": str(expected.desired.size_bytes)}
     told = await unread.registry.history(key)
     assert told.events == (await read.registry.history(key)).events
     for queue in QueueName:

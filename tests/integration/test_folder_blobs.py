@@ -76,7 +76,7 @@ async def test_a_killed_writer_leaves_every_blob_whole_or_absent(tmp_path: Path)
         (errno.EDQUOT, TransientError, "full: free some space"),
         (errno.EIO, TransientError, "disk .* error"),
         (errno.EMFILE, TransientError, "cannot be used now"),
-        (errno.EROFS, PermanentError, "cannot be used: Read-only"),
+        (errno.EROFS, TransientError, "cannot be used now: Read-only"),
     ],
 )
 async def test_a_failing_disk_is_told_and_the_old_blob_stays(
@@ -215,6 +215,17 @@ async def test_a_file_in_the_way_is_told(blobs: FolderBlobStore) -> None:
         await blobs.put("k/a/b", b"data")
     with pytest.raises(PermanentError, match="cannot be used"):
         await blobs.put("k", b"data")
+
+
+def test_a_root_that_may_not_be_written_is_told_at_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(PermanentError, match="cannot be used: Read-only"):
+        FolderBlobStore(tmp_path)
 
 
 def test_a_root_that_is_a_file_is_told(tmp_path: Path) -> None:

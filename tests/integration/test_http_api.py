@@ -9,7 +9,7 @@ import io
 import json
 import os
 import tracemalloc
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +29,7 @@ from common.settings import MEBIBYTE, Settings
 from tests.pipeline import Pipeline, pipeline
 from webhook.admission import Admission, limits_of
 from webhook.app import build_app, make_runner
+from webhook.authentication import Authenticate, anybody_here
 from webhook.feed import STOPPING_SIGNAL
 from webhook.openapi import document
 from webhook.problems import TYPE_PREFIX
@@ -128,6 +129,8 @@ async def serving(
     searching: bool = True,
     profile: EmbeddingProfile | None = None,
     scrub: ScrubService | None = None,
+    authenticate: Authenticate = anybody_here,
+    services_too: Mapping[str, Any] | None = None,
     **limits: Any,
 ) -> AsyncIterator[Api]:
     journal: list[str] = []
@@ -142,9 +145,10 @@ async def serving(
         registry=registry,
         blobs=blobs,
         profile=profile or flow.embedder.profile,
-        _bound=set(),
+        max_namespaces=settings.max_namespaces,
     )
     services = Services(
+        authenticate=authenticate,
         settings=settings,
         registry=flow.registry,
         blobs=flow.blobs,
@@ -157,6 +161,7 @@ async def serving(
         fleet=lambda: FleetStatus(running=1, peak=2, maximum=3, started_total=4),
         unready=lambda: missing,
         scrub=scrub,
+        **(services_too or {}),
     )
     runner = make_runner(build_app(services), shutdown_seconds=5)
     await runner.setup()
@@ -846,7 +851,9 @@ async def test_stats(api: Api) -> None:
     await api.change({"changes": [insert("a"), insert("b")]})
     status, body = await api.get("/v1/stats")
     assert status == 200
-    assert body["namespaces"] == [{"namespace": "docs", "documents": {"PENDING": 2}, "chunks": 0}]
+    assert body["namespaces"] == [
+        {"namespace": "docs", "documents": {"PENDING": 2}, "chunks": 0, "bytes": 10}
+    ]
     assert body["queues"]["change"]["waiting"] == 2
     assert body["workers"] == {"running": 1, "peak": 2, "maximum": 3, "started_total": 4}
     assert body["dead_letters"] == 0

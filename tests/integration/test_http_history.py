@@ -207,9 +207,11 @@ async def test_a_discarded_letter_is_gone_and_its_document_stays_failed(api: Api
 async def five_letters(api: Api) -> list[str]:
     """Of documents a to d in docs, and of another a in `other`."""
     names = [("docs", name) for name in "abcd"] + [("other", "a")]
-    for namespace, name in names:
+    letters = []
+    for number, (namespace, name) in enumerate(names):
         await api.change({**insert(name), "namespace": namespace})
-    return [await give_up(api, f"no {number}") for number in range(5)]
+        letters.append(await give_up(api, f"no {number}"))
+    return letters
 
 
 async def test_letters_are_discarded_by_id_or_by_what_they_are_of(api: Api) -> None:
@@ -303,7 +305,7 @@ async def test_status_history_is_read_from_top_to_bottom(api: Api) -> None:
 async def test_status_history_goes_through_all_pages(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("common.cli.client.PAGE_SIZE", 2)
+    monkeypatch.setattr("common.client.paging.PAGE_SIZE", 2)
     for text in ("one", "two", "three"):
         await api.change(insert(content=text))
     shown = await command(api, "status", "a", "--history", "-n", "docs", "--json")

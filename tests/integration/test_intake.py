@@ -7,6 +7,7 @@ import json
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 
@@ -27,6 +28,7 @@ from webhook.accept import Accepted, Acceptor, Change, ChangeType
 from webhook.admission import Admission, Limits
 from webhook.intake import IntakeHandler, Settled
 from webhook.intake_loop import LONGEST_DELAY_SECONDS, IntakeLoop
+from webhook.quotas import quotas_of
 
 NAME = "docs/a.md"
 KEY = DocumentKey("docs", "a.md")
@@ -233,6 +235,36 @@ async def test_another_embedding_profile_is_a_reason(world: World) -> None:
     assert await world.intake.reconcile(NAME) == [Settled.FAILED]
 
     assert "BLOOMWEAVER_EMBEDDER_URL" in json.loads(world.landing.reasons[NAME])["detail"]
+
+
+@pytest.mark.parametrize(
+    ("limits", "reason"),
+    [
+        ({"namespace_quotas": {"docs": {"documents": 1}}}, "documents"),
+        ({"namespace_quotas": {"docs": {"bytes": 4}}}, "bytes"),
+        ({"max_namespaces": 1}, "namespaces"),
+    ],
+)
+async def test_a_file_beyond_a_quota_fails_with_the_reason(
+    world: World, limits: dict[str, Any], reason: str
+) -> None:
+    settings = Settings(_env_file=None, **limits)
+    world.intake.quotas = quotas_of(settings, world.registry)
+    world.intake.acceptor = replace(world.acceptor, max_namespaces=settings.max_namespaces)
+    world.landing.put(Area.INCOMING, NAME, b"full")
+    assert await world.intake.reconcile(NAME) == [Settled.ACCEPTED]
+    other = "new/b.md" if reason == "namespaces" else "docs/b.md"
+    world.landing.put(Area.INCOMING, other, b"more")
+
+    assert await world.intake.reconcile(other) == [Settled.FAILED]
+
+    assert world.areas(other) == {Area.FAILED}
+    told = json.loads(world.landing.reasons[other])
+    assert (told["status"], told["reason"]) == (403, reason)
+    assert set(world.registry.rows) == {KEY}
+    # What is there may change and go.
+    world.landing.put(Area.INCOMING, NAME, b"anew")
+    assert await world.intake.reconcile(NAME) == [Settled.ACCEPTED]
 
 
 async def test_what_was_processed_stays_where_it_is_when_the_limits_change(world: World) -> None:

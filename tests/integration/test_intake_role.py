@@ -75,6 +75,33 @@ async def test_the_process_takes_files_in_and_drains(tmp_path: Path) -> None:
     assert [entry["Key"] for entry in page["Contents"]] == ["processed/docs/a.md"]
 
 
+async def test_the_process_finds_what_nobody_told_of(tmp_path: Path) -> None:
+    """A bucket that notifies nobody."""
+    async with new_bucket(ministack(), versioned=True) as bucket, s3_client() as s3:
+        clients = shared_clients()
+        sqs = await clients.client("sqs")
+        await sqs.create_queue(QueueName=f"intake-{bucket}")
+        await clients.release()
+        await s3.put_object(Bucket=bucket, Key="incoming/docs/a.md", Body=b"# A")
+        process = started(
+            tmp_path,
+            landing_url=f"s3://{bucket}",
+            intake_queue_name=f"intake-{bucket}",
+            intake_listing_age_seconds="0",
+            intake_listing_interval_seconds="0.2",
+        )
+        try:
+            await _until_processed(tmp_path, process)
+            process.send_signal(signal.SIGTERM)
+            output, _ = await asyncio.to_thread(process.communicate, timeout=PATIENCE_SECONDS)
+        finally:
+            process.kill()
+        page = await s3.list_objects_v2(Bucket=bucket)
+
+    assert process.returncode == 0, output
+    assert [entry["Key"] for entry in page["Contents"]] == ["processed/docs/a.md"]
+
+
 async def _until_processed(folder: Path, process: subprocess.Popen[str]) -> None:
     registry = SqliteRegistry(DataFolder(folder).registry_path)
     deadline = time.monotonic() + PATIENCE_SECONDS

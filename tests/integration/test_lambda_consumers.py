@@ -23,8 +23,9 @@ from common.lambda_runtime import CannotStartError
 from common.model import DocumentKey, QueueName, Row, Status, WakeUp
 from common.ports.errors import TransientError
 from common.ports.queue import Delivery
+from common.wire import wake_up_to_json
 from tests.fakes.embedder import HashEmbedder
-from tests.lambda_events import FunctionContext, failed, shape
+from tests.lambda_events import FunctionContext, failed, record_of, shape, sqs_event
 from tests.pipeline import NAMESPACE, Pipeline, pipeline
 from tests.servers.aws import moto, use
 from workers import lambda_entry
@@ -55,7 +56,7 @@ class Mapping:
         if not messages:
             return []
         answer = await asyncio.to_thread(
-            self._function, {"Records": list(map(_record, messages))}, FunctionContext(seconds)
+            self._function, sqs_event(*map(record_of, messages)), FunctionContext(seconds)
         )
         back = [m for m in messages if m["MessageId"] in failed(answer)]
         done = [{"Id": str(n), "ReceiptHandle": m["ReceiptHandle"]}
@@ -63,22 +64,6 @@ class Mapping:
         if done:
             await self._sqs.delete_message_batch(QueueUrl=self._url, Entries=done)  # type: ignore[arg-type]
         return [message["Body"] for message in back]
-
-
-def _record(message: Any) -> dict[str, Any]:
-    """ReceiveMessage's answer in the form of the event."""
-    return {
-        **shape("sqs_batch")["Records"][0],
-        "messageId": message["MessageId"],
-        "receiptHandle": message["ReceiptHandle"],
-        "body": message["Body"],
-        "attributes": message["Attributes"],
-        "messageAttributes": {
-            name: {"stringValue": value["StringValue"], "dataType": value["DataType"],
-                   "stringListValues": [], "binaryListValues": []}
-            for name, value in message.get("MessageAttributes", {}).items()
-        },
-    }  # fmt: skip
 
 
 class World:
@@ -170,6 +155,21 @@ async def test_documents_are_created_updated_and_deleted_by_the_functions(world:
     assert (await world.row("b")).applied.manifest == ()
 
 
+async def test_a_batch_as_lambda_hands_it_over_is_worked(world: World) -> None:
+    """Of its four messages one was redriven and has another program's attribute, one was sent by
+    hand without any, and two are of documents that are not there."""
+    event, context = shape("sqs_wake_ups"), FunctionContext(60)
+    for name, record in (("a.md", event["Records"][0]), ("c.md", event["Records"][2])):
+        await world.flow.insert(name, f"What {name} says.")
+        await world.flow.step(QueueName.CHANGE)
+        delivery = await world.flow.receive(QueueName.CREATE)
+        assert delivery is not None
+        await world.flow.queue.ack(delivery)
+        record["body"] = wake_up_to_json(delivery.wake_up)
+    assert failed(await asyncio.to_thread(lambda_entry.create, event, context)) == []
+    assert [(await world.row(name)).applied.version for name in ("a.md", "c.md")] == [1, 1]
+
+
 async def test_of_ten_messages_the_two_poisoned_ones_come_back(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -205,10 +205,11 @@ async def test_no_time_left_means_that_everything_comes_back_at_once(world: Worl
     assert (await world.row("a")).applied.version == 1
 
 
-async def test_a_sweep_wakes_what_stayed_behind(world: World) -> None:
+@pytest.mark.parametrize("schedule", ["eventbridge_rule_schedule", "eventbridge_scheduler"])
+async def test_a_sweep_wakes_what_stayed_behind(world: World, schedule: str) -> None:
     await world.flow.insert("late", "Its wake-up was lost.")
     await world.flow.receive(QueueName.CHANGE)
-    event, context = shape("eventbridge_schedule"), FunctionContext(60)
+    event, context = shape(schedule), FunctionContext(60)
     summary = await asyncio.to_thread(lambda_entry.sweep, event, context)
     assert summary == {"rows": 1, "passes": 1, "adopted": 0, "cut_short": False}
     assert await world.waiting("change") == 1
@@ -225,7 +226,7 @@ async def test_a_sweep_tells_of_what_the_service_gave_up_by_itself(world: World)
     for _ in range(2):
         await world.sqs.receive_message(QueueUrl=world.urls["create"], VisibilityTimeout=0)
     assert (await world.waiting("create"), await world.waiting("dead_letter")) == (0, 1)
-    event, context = shape("eventbridge_schedule"), FunctionContext(60)
+    event, context = shape("eventbridge_rule_schedule"), FunctionContext(60)
     summary = await asyncio.to_thread(lambda_entry.sweep, event, context)
     assert summary["adopted"] == 1
     row = await world.row("a")
@@ -258,9 +259,9 @@ class ColdStart(FunctionContext):
 async def test_a_cold_start_takes_its_time_from_the_event(world: World) -> None:
     await world.embedded("a")
     await asyncio.to_thread(lambda_entry.SANDBOX.close)
-    records = {"Records": shape("sqs_batch")["Records"]}
-    answer = await asyncio.to_thread(lambda_entry.create, records, ColdStart())
-    assert failed(answer) == [record["messageId"] for record in records["Records"]]
+    batch = shape("sqs_wake_ups")
+    answer = await asyncio.to_thread(lambda_entry.create, batch, ColdStart())
+    assert failed(answer) == [record["messageId"] for record in batch["Records"]]
     for function in (lambda_entry.sweep, lambda_entry.scrub):
         await asyncio.to_thread(lambda_entry.SANDBOX.close)
         assert (await asyncio.to_thread(function, {}, ColdStart()))["cut_short"]
@@ -281,7 +282,7 @@ async def test_a_sweep_of_blobs_removes_what_nothing_refers_to(
 async def test_a_scrub_reports_what_it_found_and_repairs_nothing(world: World) -> None:
     await world.embedded("a")
     assert await world.mapping("create").turn() == []
-    event, context = shape("eventbridge_schedule"), FunctionContext(60)
+    event, context = shape("eventbridge_scheduler"), FunctionContext(60)
     clean = await asyncio.to_thread(lambda_entry.scrub, event, context)
     assert (clean["documents"], clean["findings"], clean["cut_short"]) == (1, 0, False)
     for blob in [blob async for blob in world.flow.blobs.list("packs/")]:
@@ -320,6 +321,4 @@ async def test_functions_need_a_queue_that_is_mapped(
 ) -> None:
     monkeypatch.setenv("BLOOMWEAVER_QUEUE_URL", "sqlite:")
     with pytest.raises(CannotStartError, match=r"BLOOMWEAVER_QUEUE_URL='sqlite:'.*sqs:"):
-        await asyncio.to_thread(
-            lambda_entry.create, {"Records": shape("sqs_batch")["Records"]}, FunctionContext()
-        )
+        await asyncio.to_thread(lambda_entry.create, shape("sqs_wake_ups"), FunctionContext())

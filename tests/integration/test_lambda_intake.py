@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote_plus
 from uuid import uuid4
 
 import pytest
@@ -18,7 +19,7 @@ from common.lambda_sqs import NotABatchError
 from common.model import DocumentKey
 from common.ports.errors import TransientError
 from tests.fakes.embedder import HashEmbedder
-from tests.lambda_events import FunctionContext, failed, shape, sqs_event, sqs_record
+from tests.lambda_events import FunctionContext, failed, shape, sqs_event, told_by_s3
 from tests.pipeline import NAMESPACE, Pipeline, pipeline
 from tests.servers.aws import moto, use
 from webhook import lambda_entry
@@ -34,14 +35,23 @@ class World:
 
     def told(self, key: str, number: int) -> dict[str, Any]:
         """The message that S3 sends of the object."""
-        notification = shape("s3_notification")
-        s3 = notification["Records"][0]["s3"]
-        s3["bucket"]["name"] = self.bucket
-        s3["object"]["key"] = key
-        return sqs_record(json.dumps(notification), number)
+        notification = shape("s3_object_created_put")
+        notification["Records"][0]["s3"]["object"]["key"] = key
+        return told_by_s3(self.here(notification), number)
+
+    def here(self, notification: dict[str, Any]) -> dict[str, Any]:
+        """As if it told of this bucket."""
+        text = json.dumps(notification).replace("bloomweaver-landing", self.bucket)
+        renamed: dict[str, Any] = json.loads(text)
+        return renamed
 
     async def is_accepted(self, name: str) -> bool:
         return await self.flow.registry.get(DocumentKey(NAMESPACE, name)) is not None
+
+    async def is_removed(self, name: str) -> bool:
+        row = await self.flow.registry.get(DocumentKey(NAMESPACE, name))
+        assert row is not None
+        return row.desired.tombstone
 
 
 @pytest.fixture
@@ -77,6 +87,42 @@ async def test_files_become_documents(world: World) -> None:
     assert await world.is_accepted("b.md")
 
 
+CREATED = {
+    "s3_object_created_put": "a file @home.md",
+    "s3_object_created_multipart": "größe 100%.md",
+    "eventbridge_s3_created": "a+b %20c.md",
+}
+REMOVED = {
+    "s3_object_removed": "old.md",
+    "s3_delete_marker_created": "older.md",
+    "eventbridge_s3_deleted": "old b.md",
+}
+EXPIRED = {"s3_lifecycle_expiration": "expired.md", "eventbridge_s3_expired": "expired b.md"}
+OTHER = ("s3_object_tagging", "s3_test_event")
+
+
+async def test_a_batch_of_all_that_s3_sends(world: World) -> None:
+    gone = [*REMOVED.values(), *EXPIRED.values()]
+    for number, name in enumerate(gone):
+        await world.put(f"incoming/docs/{name}", f"What {name} says.")
+        assert await take(world.told(quote_plus(f"incoming/docs/{name}", safe="/"), number)) == []
+        await world.s3.delete_object(Bucket=world.bucket, Key=f"processed/docs/{name}")
+    for name in CREATED.values():
+        await world.put(f"incoming/docs/{name}", f"What {name} says.")
+    shapes = [*CREATED, *REMOVED, *EXPIRED, *OTHER]
+    records = [told_by_s3(world.here(shape(name)), n) for n, name in enumerate(shapes)]
+    assert await take(*records) == []
+    assert [await world.is_removed(name) for name in REMOVED.values()] == [True] * 3
+    assert [await world.is_removed(name) for name in EXPIRED.values()] == [False] * 2
+    assert [await world.is_removed(name) for name in CREATED.values()] == [False] * 3
+
+
+async def test_a_notification_as_lambda_hands_it_over_is_taken_in(world: World) -> None:
+    await world.put("incoming/docs/a file @home.md", "What it says.")
+    assert await take(*world.here(shape("sqs_s3_notification"))["Records"]) == []
+    assert await world.is_accepted("a file @home.md")
+
+
 async def test_only_what_failed_comes_back(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     await world.put("incoming/docs/a.md", "What it says.")
     real = IntakeHandler.reconcile
@@ -93,7 +139,7 @@ async def test_only_what_failed_comes_back(world: World, monkeypatch: pytest.Mon
         world.told("incoming/docs/away.md", 1),
         world.told("incoming/docs/a.md", 2),
         world.told("incoming/docs/odd.md", 3),
-        sqs_record("not from S3", 4),
+        told_by_s3({"from": "someone else"}, 4),
     ]
     back = await take(*records)
     assert back == [records[n]["messageId"] for n in (0, 2, 3)]
@@ -121,6 +167,46 @@ async def test_an_outage_costs_a_message_none_of_its_receives(
     found = await sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])
     await clients.release()
     assert found["Attributes"]["ApproximateNumberOfMessagesDelayed"] == "1"
+
+
+LISTING = [
+    {"listing": True}, shape("eventbridge_rule_schedule"), shape("eventbridge_scheduler"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("event", LISTING, ids=["input", "rule", "scheduler"])
+async def test_a_schedule_has_it_find_what_nobody_told_of(
+    world: World, monkeypatch: pytest.MonkeyPatch, event: dict[str, Any]
+) -> None:
+    await world.put("incoming/docs/a.md", "What it says.")
+    await world.put("incoming/docs/odd.bin", "Nobody knows its type.")
+    young = await asyncio.to_thread(lambda_entry.intake, event, FunctionContext(60))
+    assert young == {"files": 0, "settled": 0, "left": 0, "cut_short": False}
+
+    monkeypatch.setattr("common.aws.s3_listing.COARSEST_SECONDS", -3600.0)  # put an hour ago
+    hurried = await asyncio.to_thread(lambda_entry.intake, event, FunctionContext(0))
+    assert (hurried["settled"], hurried["cut_short"]) == (0, True)
+    old = await asyncio.to_thread(lambda_entry.intake, event, FunctionContext(60))
+    assert old == {"files": 2, "settled": 2, "left": 0, "cut_short": False}
+    assert await world.is_accepted("a.md")
+    page = await world.s3.list_objects_v2(Bucket=world.bucket)
+    assert {found["Key"] for found in page["Contents"]} == {
+        "processed/docs/a.md", "failed/docs/odd.bin", "failed/docs/odd.bin.error.json",
+    }  # fmt: skip
+
+
+async def test_a_listing_that_fails_is_an_error_of_the_function(world: World) -> None:
+    """So that the schedule's alarms see it."""
+    assert await take() == []
+    await world.s3.delete_bucket(Bucket=world.bucket)
+    with pytest.raises(TransientError, match="cannot list incoming/"):
+        await asyncio.to_thread(lambda_entry.intake, {"listing": True}, FunctionContext(60))
+
+
+@pytest.mark.parametrize("event", [{}, {"listing": False}, shape("eventbridge_s3_created")])
+async def test_nothing_else_has_it_list(world: World, event: dict[str, Any]) -> None:
+    with pytest.raises(NotABatchError):
+        await asyncio.to_thread(lambda_entry.intake, event, FunctionContext())
 
 
 class ColdStart(FunctionContext):
@@ -162,4 +248,6 @@ async def test_it_needs_a_landing_zone_and_a_batch(
     with pytest.raises(CannotStartError, match="BLOOMWEAVER_LANDING_URL is not set"):
         await take(world.told("incoming/docs/a.md", 1))
     with pytest.raises(NotABatchError):
-        await asyncio.to_thread(lambda_entry.intake, shape("s3_notification"), FunctionContext())
+        await asyncio.to_thread(
+            lambda_entry.intake, shape("s3_object_created_put"), FunctionContext()
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import gzip
 import json
 from collections.abc import AsyncIterator
@@ -16,15 +17,25 @@ import pytest
 from aiohttp import web
 from structlog.testing import capture_logs
 
+from common.access import Scope
 from common.adapters.embedder.profile import url_of
+from common.api_keys import kept, new_key
+from common.composition import connect
 from common.lambda_runtime import CannotStartError
 from common.model import EmbeddingProfile, QueueName
+from common.settings import Settings
+from tests.access import Keys
+from tests.fakes.audit import MemoryAuditTrail
 from tests.integration.test_http_api import Api, serving
-from tests.lambda_events import FunctionContext, body_of, http_event
+from tests.lambda_events import REQUEST_ID, FunctionContext, body_of, http_event, shape
 from tests.pipeline import pipeline
 from webhook import lambda_entry
+from webhook.addresses import ADDRESS_HEADER
+from webhook.auditing import Auditing
+from webhook.authentication import Authenticate, open_to_everybody
 from webhook.lambda_entry import Shell
 from webhook.lambda_http import request_of
+from webhook.limits import request_limits_of
 from webhook.problems import TYPE_PREFIX
 from webhook.services import SERVICES
 
@@ -76,7 +87,10 @@ class Function:
 
     async def ask(self, event: dict[str, Any], *, seconds: float = 20.0) -> Answer:
         answer = await self.shell.answer(request_of(event), seconds)
-        return Answer(answer["statusCode"], answer["headers"], body_of(answer))
+        body = body_of(answer)
+        if answer["headers"].get("content-encoding") == "gzip":
+            body = gzip.decompress(body)  # As a client does.
+        return Answer(answer["statusCode"], answer["headers"], body)
 
 
 async def over_the_socket(
@@ -90,8 +104,13 @@ async def over_the_socket(
 
 
 @asynccontextmanager
-async def function(folder: Path) -> AsyncIterator[Function]:
-    async with pipeline(folder) as flow, serving(flow) as api:
+async def function(
+    folder: Path, authenticate: Authenticate = open_to_everybody, **services_too: Any
+) -> AsyncIterator[Function]:
+    async with (
+        pipeline(folder) as flow,
+        serving(flow, authenticate=authenticate, services_too=services_too) as api,
+    ):
         socket = folder / "http"
         await web.UnixSite(api.runner, socket).start()
         shell = Shell(socket)
@@ -153,7 +172,11 @@ REQUESTS: list[tuple[str, str, dict[str, str], bytes | None]] = [
     ("POST", "/v1/dead-letters/redrive", JSON, b'{"message_ids": ["x"]}'),
     ("POST", "/v1/dead-letters/discard", JSON, b'{"all": true}'),
     ("GET", "/metrics", {}, None),
+    ("GET", "/v1/audit", {}, None),
+    ("POST", "/v1/sources/nobody", JSON, b"{}"),
     ("GET", "/openapi.json", {}, None),
+    ("GET", "/docs", {}, None),
+    ("GET", "/docs/none/such.js", {}, None),
 ]  # fmt: skip
 
 
@@ -214,6 +237,23 @@ async def test_a_binary_document_survives_both_ways(fn: Function) -> None:
     assert (answer.status, answer.body) == (200, b"%PDF-1.4\n" + content)
 
 
+async def test_events_as_aws_sends_them_are_answered(fn: Function) -> None:
+    assert (await fn.ask(shape("http_api_no_body"))).status == 200
+    assert (await fn.ask(shape("http_api_text_body_iam"))).status == 202
+    letter = await fn.ask(http_event("GET", f"{DOCUMENTS}/%C3%A9tude.md/content"))
+    assert letter.body == "# Étude\r\n\r\n\tDe deux lignes.".encode()
+    event = shape("http_api_base64_body_lambda")
+    assert (await fn.ask(event)).status == 202
+    scan = await fn.ask(http_event("GET", f"{DOCUMENTS}/scan%207/%C3%BCbersicht.pdf/content"))
+    assert scan.body == base64.b64decode(event["body"])
+    by_url = await fn.ask(shape("function_url"))
+    assert by_url.json["document_id"] == "100% plain/a/b.txt"
+    assert by_url.headers["x-request-id"] == "897c0d4a-ed5f-410c-a5a1-c381e532aed9"
+    await fn.ask(http_event("PUT", f"{DOCUMENTS}/guide/a%20b.md", body=b"Found by its prefix."))
+    listed = (await fn.ask(shape("http_api_query_cookies_jwt"))).json["documents"]
+    assert [found["document_id"] for found in listed] == ["guide/a b.md"]
+
+
 async def test_a_named_stage_and_a_function_url_name_the_same_document(fn: Function) -> None:
     staged = http_event("PUT", f"{DOCUMENTS}/a%20b/c.txt", body=b"x", stage="prod")
     assert (await fn.ask(staged)).json["document_id"] == "a b/c.txt"
@@ -223,7 +263,7 @@ async def test_a_named_stage_and_a_function_url_name_the_same_document(fn: Funct
 
 async def test_the_answer_names_the_request_as_api_gateway_does(fn: Function) -> None:
     answer = await fn.ask(http_event("GET", "/healthz"))
-    assert answer.headers["x-request-id"] == "JKJaXmPLvHcESHA"
+    assert answer.headers["x-request-id"] == REQUEST_ID
 
 
 async def test_a_wait_ends_before_the_function_does(fn: Function) -> None:
@@ -243,7 +283,7 @@ async def test_what_does_not_end_in_time_is_a_problem_and_is_given_up(fn: Functi
     assert (answer.status, answer.json["type"]) == (503, TYPE_PREFIX + "unavailable")
     assert answer.headers["content-type"] == "application/problem+json"
     assert (answer.headers["x-request-id"], answer.headers["retry-after"]) == (
-        "JKJaXmPLvHcESHA", "1",
+        REQUEST_ID, "1",
     )  # fmt: skip
 
 
@@ -256,6 +296,42 @@ async def test_an_answer_of_more_than_6_mb_is_a_problem(fn: Function) -> None:
     assert "6 MB" in answer.json["detail"]
 
 
+# --- who asks ------------------------------------------------------------------------------------
+
+
+def from_address(event: dict[str, Any], address: str) -> dict[str, Any]:
+    event["requestContext"]["http"]["sourceIp"] = address
+    return event
+
+
+async def test_the_audit_trail_is_told_the_address_that_api_gateway_saw(tmp_path: Path) -> None:
+    trail = MemoryAuditTrail()
+    liar = {ADDRESS_HEADER: "192.0.2.66", "X-Forwarded-For": "192.0.2.67"}
+    async with function(tmp_path, auditing=Auditing(trail=trail)) as fn:
+        put = http_event("PUT", f"{DOCUMENTS}/a.txt", body=b"x", headers=liar)
+        assert (await fn.ask(from_address(put, "2001:db8::7:1"))).status == 202
+        nameless = http_event("PUT", f"{DOCUMENTS}/b.txt", body=b"x", headers=liar)
+        del nameless["requestContext"]["http"]["sourceIp"]
+        assert (await fn.ask(nameless)).status == 202
+        # Over TCP the header says nothing.
+        async with fn.api.client.delete(f"{DOCUMENTS}/a.txt", headers=liar) as response:
+            assert response.status == 202
+    assert [event.address for event in trail.events] == ["2001:db8::7:1", "", "127.0.0.1"]
+
+
+async def test_guesses_are_counted_by_the_address_that_api_gateway_saw(tmp_path: Path) -> None:
+    settings = Settings(_env_file=None, limit_failed_logins_per_minute=0.6)
+    async with function(tmp_path, Keys().doorman, limits=request_limits_of(settings)) as fn:
+
+        async def guess(number: int, address: str) -> int:
+            headers = {"X-API-Key": f"guess {number}", ADDRESS_HEADER: f"192.0.2.{number}"}
+            event = http_event("GET", "/v1/stats", headers=headers)
+            return (await fn.ask(from_address(event, address))).status
+
+        assert [await guess(n, "203.0.113.7") for n in range(22)] == [401] * 20 + [429] * 2
+        assert await guess(23, "203.0.113.8") == 401
+
+
 # --- the entry point -----------------------------------------------------------------------------
 
 PROFILE = EmbeddingProfile(model="some", fingerprint="0123", dimension=8, max_tokens=64)
@@ -265,6 +341,7 @@ PROFILE = EmbeddingProfile(model="some", fingerprint="0123", dimension=8, max_to
 async def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
     monkeypatch.setenv("BLOOMWEAVER_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.setenv("BLOOMWEAVER_EMBEDDER_URL", url_of(PROFILE))
+    monkeypatch.setenv("BLOOMWEAVER_AUTH", "off")
     monkeypatch.setattr("common.telemetry.configure_logging", lambda *_: None)
     yield
     await asyncio.to_thread(lambda_entry.SANDBOX.close)
@@ -303,6 +380,28 @@ async def test_bad_settings_fail_the_event_in_a_line_and_the_next_one_tries_agai
         with pytest.raises(CannotStartError, match=r"BLOOMWEAVER_PORT: .*'many'"):
             await invoke(event)
     assert (await invoke(event)).status == 200
+
+
+@pytest.mark.usefixtures("environment")
+async def test_a_function_asks_everybody_for_a_key_without_being_told_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What it listens on is no address of this machine: the internet stands in front of it."""
+    monkeypatch.delenv("BLOOMWEAVER_AUTH")
+    put = http_event("PUT", f"{DOCUMENTS}/a.txt", body=b"Alpha.")
+    refused = await invoke(put)
+    assert (refused.status, refused.json["type"]) == (401, TYPE_PREFIX + "unauthenticated")
+    assert (await invoke(http_event("GET", "/readyz"))).status == 200
+
+    key = new_key()
+    store = connect("keys", "sqlite:", Settings(_env_file=None), "test")
+    try:
+        await store.add(kept(key, name="n", scopes=[Scope.ADMIN], namespaces=["*"], created_at=1.0))
+    finally:
+        await store.close()
+    bearer = {"Authorization": f"Bearer {key.text}"}
+    taken = await invoke(http_event("PUT", f"{DOCUMENTS}/a.txt", headers=bearer, body=b"Alpha."))
+    assert (taken.status, taken.json["version"]) == (202, 1)
 
 
 async def test_the_client_and_the_server_leave_nothing_open(tmp_path: Path) -> None:

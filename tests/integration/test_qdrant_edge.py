@@ -13,7 +13,7 @@ import pytest
 from common import identity
 from common.adapters.index.qdrant_edge import QdrantEdgeIndex
 from common.model import DocumentKey, MetadataValue, Record
-from common.ports.errors import PermanentError
+from common.ports.errors import PermanentError, TransientError
 from common.ports.index import FieldFilter, IndexUnavailableError
 
 NAMESPACE = "docs"
@@ -145,7 +145,7 @@ async def test_a_folder_that_held_records_is_never_made_anew(tmp_path: Path) -> 
     content = description.read_text()
     description.unlink()
     damaged = QdrantEdgeIndex(tmp_path)
-    with pytest.raises(PermanentError, match=r"namespace\.json"):
+    with pytest.raises(TransientError, match=r"namespace\.json"):
         await damaged.upsert(NAMESPACE, [record(2)])
     await damaged.close()
     description.write_text(content)
@@ -161,7 +161,7 @@ async def test_another_format_is_refused(tmp_path: Path) -> None:
     description = tmp_path / identity.namespace_key(NAMESPACE) / "namespace.json"
     description.write_text(json.dumps({**json.loads(description.read_text()), "format": 99}))
     newer = QdrantEdgeIndex(tmp_path)
-    with pytest.raises(PermanentError, match="format 99"):
+    with pytest.raises(TransientError, match="format 99"):
         await newer.count(NAMESPACE)
     await newer.close()
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
+import stat
 import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -136,7 +138,7 @@ async def test_reads_go_on_while_a_write_is_under_way(database: SqliteDatabase) 
 
 
 async def test_a_reader_cannot_write(database: SqliteDatabase) -> None:
-    with pytest.raises(PermanentError, match="readonly"):
+    with pytest.raises(TransientError, match="readonly"):
         await database.read(insert(1))
 
 
@@ -206,6 +208,18 @@ async def test_a_full_disk_is_transient_and_fails_what_it_undid(database: Sqlite
     assert await database.write(insert(3)) == 1
 
 
+async def test_a_file_that_cannot_be_opened_any_more_is_no_message_s_fault(tmp_path: Path) -> None:
+    """The volume went away, or its rights were changed: what is in hand is to be tried again."""
+    folder = tmp_path / "volume"
+    folder.mkdir()
+    database = SqliteDatabase(folder / "t.sqlite", SCHEMA, durable=True)
+    folder.rename(tmp_path / "elsewhere")
+
+    with pytest.raises(TransientError, match="cannot be opened"):
+        await stored(database)
+    await database.close()
+
+
 async def test_an_operation_that_ends_the_transaction_fails_its_group(
     database: SqliteDatabase,
 ) -> None:
@@ -240,3 +254,25 @@ def test_an_old_sqlite_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
     with pytest.raises(PermanentError, match="too old"):
         SqliteDatabase(tmp_path / "t.sqlite", SCHEMA, durable=True)
+
+
+async def test_a_new_file_is_its_owners_alone_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        database = SqliteDatabase(tmp_path / "t.sqlite", SCHEMA, durable=True)
+        await database.write(insert(1))
+        await stored(database)
+        modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+    finally:
+        os.umask(before)
+    assert modes == {"t.sqlite": 0o600, "t.sqlite-wal": 0o600, "t.sqlite-shm": 0o600}
+    await database.close()
+
+
+async def test_a_file_that_is_there_keeps_its_rights(tmp_path: Path) -> None:
+    """Somebody's group may read it, for a backup."""
+    path = tmp_path / "t.sqlite"
+    await SqliteDatabase(path, SCHEMA, durable=True).close()
+    path.chmod(0o640)
+    await SqliteDatabase(path, SCHEMA, durable=True).close()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640

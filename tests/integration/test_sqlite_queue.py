@@ -8,18 +8,22 @@ import itertools
 import multiprocessing
 import os
 import sqlite3
+import tempfile
 import time
 from collections.abc import AsyncIterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from common.adapters.queue import sqlite as sqlite_queue
+from common.adapters.queue import sqlite_turns
 from common.adapters.queue.sqlite import SqliteQueue
 from common.model import QueueName, WakeUp
 from common.ports.errors import PermanentError, TransientError
-from common.ports.queue import Delivery
+from common.ports.queue import Delivery, LeaseLostError
 from common.storage.data_folder import DataFolder
 from common.storage.doorbell import Doorbells
 from common.wire import wake_up_to_json
@@ -255,12 +259,69 @@ async def test_what_is_asked_often_is_answered_from_the_index(
         return "; ".join(str(row[3]) for row in rows)
 
     db = sqlite3.connect(tmp_path / "queue.sqlite")
-    receive = plan(sqlite_queue._NEXT, ("change", 1.0, 1))
+    message = plan(sqlite_turns._NEXT, ("change", "docs", 1.0, 1))
+    turn = plan(sqlite_turns._IN_TURN, ("change", 1))
+    last_turn = plan(sqlite_turns._LAST_TURN, ("change",))
+    due = plan(sqlite_turns._DUE, ("change", 1.0, 1))
+    db.create_function("namespace_in", 1, str)
+    nameless = plan(sqlite_queue._NAME, ())
+    backlog = plan(sqlite_queue._BACKLOG_OF, ("docs", 9))
     depth = plan(sqlite_queue._DEPTH, {"now": 1.0, "queue": "change"})
     db.close()
 
-    assert receive == "SEARCH messages USING INDEX messages_by_time (queue=? AND visible_at<?)"
-    assert depth == "SEARCH messages USING COVERING INDEX messages_by_time (queue=?)"
+    line = "queue=? AND namespace=?"
+    assert message == f"SEARCH messages USING INDEX messages_in_line ({line} AND visible_at<?)"
+    assert turn == "SEARCH lines USING COVERING INDEX lines_by_turn (queue=? AND turn>?)"
+    assert last_turn == turn
+    assert due == "SEARCH lines USING INDEX lines_by_time (queue=? AND next_at<?)"
+    assert nameless == f"SEARCH messages USING COVERING INDEX messages_in_line ({line})"
+    assert f"SEARCH messages USING COVERING INDEX messages_in_line ({line})" in backlog
+    assert depth == "SEARCH messages USING COVERING INDEX messages_in_line (queue=?)"
+
+
+async def test_a_receive_without_a_lease_takes_a_message_once(queue: SqliteQueue) -> None:
+    await queue.send(CHANGE, [wake_up("a")])
+
+    taken = await queue.receive(CHANGE, limit=5, visibility_seconds=0, wait_seconds=0)
+
+    assert [d.wake_up.document_id for d in taken] == ["a"]
+
+
+async def steps_of_a_receive(queue: SqliteQueue, limit: int) -> int:
+    """Instructions of SQLite's machine, which a loaded computer does not change."""
+    steps = 0
+
+    def count() -> int:
+        nonlocal steps
+        steps += 1
+        return 0
+
+    connection = queue._database._writer
+    connection.set_progress_handler(count, 1)
+    taken = await take(queue, limit=limit)
+    connection.set_progress_handler(None, 1)
+    assert len(taken) == limit
+    return steps
+
+
+async def test_a_receive_does_as_little_in_long_lines_and_among_many_namespaces(
+    queue: SqliteQueue,
+) -> None:
+    async def send(namespace: str, count: int, delay_seconds: float = 0.0) -> None:
+        wake_ups = [
+            WakeUp(namespace=namespace, document_id=str(n), version=1) for n in range(count)
+        ]
+        await queue.send(CHANGE, wake_ups, delay_seconds=delay_seconds)
+
+    await asyncio.gather(*[send(namespace, 3) for namespace in "abcdefgh"])
+    few = await steps_of_a_receive(queue, limit=4)
+
+    await send("import", 20_000)
+    await asyncio.gather(*[send(f"one-{n}", 1) for n in range(1000)])
+    await asyncio.gather(*[send(f"later-{n}", 1, delay_seconds=600) for n in range(1000)])
+    many = await steps_of_a_receive(queue, limit=4)
+
+    assert many < 1.2 * few
 
 
 async def test_receive_refuses_a_limit_of_none(queue: SqliteQueue) -> None:
@@ -357,3 +418,163 @@ async def test_dead_letters_of_the_first_release_are_read_and_redriven(tmp_path:
         assert (letter.sent_at, letter.reason) == (delivery.sent_at, "again")
     finally:
         await queue.close()
+
+
+_OF_THE_SECOND_RELEASE = """
+    CREATE TABLE messages (
+        id TEXT PRIMARY KEY, queue TEXT NOT NULL, body TEXT NOT NULL, sent_at REAL NOT NULL,
+        visible_at REAL NOT NULL, receive_count INTEGER NOT NULL, leased INTEGER NOT NULL,
+        receipt TEXT, receiver TEXT, crashes INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID;
+    CREATE INDEX messages_by_time ON messages (queue, visible_at, id, leased, sent_at);
+"""
+"""It knew no lines."""
+
+
+def store_as_before(db: sqlite3.Connection, number: int, body: str, visible_at: float) -> None:
+    values = (f"{number:04d}", body, float(number), visible_at)
+    db.execute(
+        """INSERT INTO messages (id, queue, body, sent_at, visible_at, receive_count, leased)
+            VALUES (?, 'change', ?, ?, ?, 0, 0)""",
+        values,
+    )
+
+
+async def test_messages_of_an_earlier_release_take_turns(tmp_path: Path) -> None:
+    folder = DataFolder(tmp_path)
+    folder.queue_path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.closing(sqlite3.connect(folder.queue_path, isolation_level=None)) as db:
+        db.executescript(_OF_THE_SECOND_RELEASE)
+        for number in range(20):
+            store_as_before(db, number, wake_up_to_json(wake_up(f"import-{number}")), number)
+        edit = WakeUp(namespace="small", document_id="edit", version=1)
+        store_as_before(db, 20, wake_up_to_json(edit), 20.0)
+        store_as_before(db, 21, wake_up_to_json(wake_up("later")), 5e9)
+        store_as_before(db, 22, "of another program", 22.0)
+
+    queue = SqliteQueue(folder, receiver="test")
+    try:
+        first = await take(queue, limit=3)
+        assert [d.wake_up.document_id for d in first] == ["import-0", "edit"]
+        (letter,) = await queue.dead_letters(limit=9)
+        assert letter.wake_up.document_id == "of another program"
+        assert len(await take(queue)) == 19
+        assert (await queue.depth(CHANGE)).delayed == 1
+    finally:
+        await queue.close()
+
+
+async def test_what_an_earlier_release_wrote_in_between_is_found(tmp_path: Path) -> None:
+    """A data folder that went back to it for a while: it stores messages, takes others away, and
+    makes leased ones deliverable, without knowing of lines."""
+    folder, now = DataFolder(tmp_path), [1000.0]
+    queue = SqliteQueue(folder, receiver="test", clock=lambda: now[0])
+    for namespace in ("gone", "held"):
+        await queue.send(CHANGE, [WakeUp(namespace=namespace, document_id="d", version=1)])
+    await take(queue)
+    await queue.close()
+    with contextlib.closing(sqlite3.connect(folder.queue_path, isolation_level=None)) as db:
+        db.execute("DELETE FROM messages WHERE namespace = 'gone'")
+        db.execute("UPDATE messages SET leased = 0, visible_at = 1 WHERE namespace = 'held'")
+        store_as_before(db, 1, wake_up_to_json(wake_up("new")), 1.0)
+
+    queue = SqliteQueue(folder, receiver="test", clock=lambda: now[0])
+    try:
+        assert await queue.reclaim(refund=True) == 0
+        assert {d.wake_up.namespace for d in await take(queue)} == {"docs", "held"}
+        now[0] += 601.0
+        assert len(await take(queue)) == 2
+    finally:
+        await queue.close()
+
+
+class Story:
+    """Whatever may happen to messages, by the numbers that Hypothesis draws."""
+
+    NAMESPACES = ("a", "b", "c")
+
+    def __init__(self, path: Path) -> None:
+        self.now = 1000.0
+        self.path = path
+        self.queue = SqliteQueue(DataFolder(path), receiver="test", clock=lambda: self.now)
+        self.held: list[Delivery] = []
+
+    async def step(self, what: int, which: int) -> None:
+        if what == 0:
+            sent = WakeUp(namespace=self.NAMESPACES[which % 3], document_id="d", version=1)
+            await self.queue.send(CHANGE, [sent] * (1 + which % 2), delay_seconds=which % 3)
+        elif what == 1:
+            self.now += which - 2  # the clock may be set back
+        elif what == 2:
+            self.held += await self.queue.receive(
+                CHANGE, limit=1 + which, visibility_seconds=which, wait_seconds=0
+            )
+        elif what == 3:
+            await self.queue.reclaim(refund=which % 2 == 0)
+        elif what == 4:
+            letters = await self.queue.dead_letters(limit=which)
+            await self.queue.redrive([letter.message_id for letter in letters])
+        elif self.held:
+            await self._settle(what, self.held.pop(which % len(self.held)), which)
+
+    async def _settle(self, what: int, delivery: Delivery, which: int) -> None:
+        settle = {
+            5: lambda: self.queue.ack(delivery),
+            6: lambda: self.queue.retry_later(delivery, which % 4),
+            7: lambda: self.queue.release(delivery, which % 4),
+            8: lambda: self.queue.extend(delivery, which),
+            9: lambda: self.queue.dead_letter(delivery, "why"),
+        }
+        with contextlib.suppress(LeaseLostError):
+            await settle[what]()
+
+    def differences(self) -> list[tuple[str, float]]:
+        """Between the lines and the messages: a line for each namespace that has messages, of the
+        time of its first one."""
+        with contextlib.closing(sqlite3.connect(self.path / "queue.sqlite")) as db:
+            lines = db.execute("SELECT namespace, next_at FROM lines").fetchall()
+            firsts = db.execute(
+                "SELECT namespace, min(visible_at) FROM messages GROUP BY namespace"
+            ).fetchall()
+        return sorted(set(lines) ^ set(firsts))
+
+
+def settled(*how: int) -> list[tuple[int, int]]:
+    """One message is sent, received for five seconds, and settled so."""
+    return [(0, 0), (2, 5), *[(what, 4) for what in how]]
+
+
+@settings(max_examples=60, deadline=None)
+@example(settled(5))
+@example(settled(6, 1, 2))
+@example(settled(7, 1, 2))
+@example(settled(8, 1, 2))
+@example(settled(9, 4, 2))
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 6)), max_size=40))
+def test_lines_say_what_messages_say(steps: list[tuple[int, int]]) -> None:
+    async def tell() -> None:
+        with tempfile.TemporaryDirectory() as path:
+            story = Story(Path(path))
+            try:
+                for what, which in steps:
+                    await story.step(what, which)
+                    assert story.differences() == []
+                story.now += 1e6
+                left = await take(story.queue)
+                depth = await story.queue.depth(CHANGE)
+                assert (depth.waiting, depth.in_flight) == (0, len(left))
+            finally:
+                await story.queue.close()
+
+    asyncio.run(tell())
+
+
+async def test_what_is_handed_back_untried_is_next(queue: SqliteQueue) -> None:
+    """Or who waits to be worked by itself would wait a whole round each time it meets others."""
+    names = [WakeUp(namespace=n, document_id=d, version=1) for n in "abc" for d in "xy"]
+    await queue.send(CHANGE, names)
+    (first,) = await take(queue, limit=1)
+    await queue.release(first)
+    (again,) = await take(queue, limit=1)
+    assert again.message_id == first.message_id
+    (other,) = await take(queue, limit=1)
+    assert other.wake_up.namespace != again.wake_up.namespace

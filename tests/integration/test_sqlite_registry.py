@@ -151,9 +151,9 @@ async def test_what_is_asked_often_is_answered_from_an_index(tmp_path: Path) -> 
         == ["SEARCH rows USING INDEX sqlite_autoindex_rows_1 (namespace=? AND document_id=?)"] * 2
     )
     assert "sqlite_autoindex_rows_1 (namespace=? AND document_id>? AND document_id<?)" in scan
-    assert "rows_by_status (namespace=? AND status=? AND document_id>?" in by_status
+    assert "rows_counted (namespace=? AND status=? AND document_id>?" in by_status
     assert due == "SEARCH rows USING INDEX rows_by_sweep (sweep_at>? AND sweep_at<?)"
-    assert counts == "SCAN rows USING COVERING INDEX rows_by_status"
+    assert counts == "SCAN rows USING COVERING INDEX rows_counted"
     by_key = "SEARCH events USING PRIMARY KEY (namespace=? AND document_id=?"
     assert history.startswith(f"{by_key} AND (revision,number)<(?,?)")
     assert "TEMP B-TREE" not in history + too_old
@@ -175,6 +175,30 @@ async def test_a_file_of_the_first_release_opens_and_begins_its_history(tmp_path
     told = (Event(1.0, EventKind.EMBEDDING, 1, "attempt 1"),)
     assert await registry.put_if(replace(row, news=told))
     assert await registry.history(KEY) == History(list(told), None)
+    await registry.close()
+
+
+async def test_a_file_of_before_sizes_were_counted_is_counted(tmp_path: Path) -> None:
+    path = tmp_path / "r.sqlite"
+    registry = SqliteRegistry(path)
+    for name, size in (("a", 7), ("b", 5)):
+        row = new_row(DocumentKey("docs", name))
+        assert await registry.put_if(replace(row, desired=replace(row.desired, size_bytes=size)))
+    await registry.close()
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("DROP INDEX rows_counted")
+        db.execute("ALTER TABLE rows DROP COLUMN size_bytes")
+        earlier = "rows (namespace, status, document_id, chunk_count)"
+        db.execute(f"CREATE INDEX rows_by_status ON {earlier}")
+    registry = SqliteRegistry(path)
+    (counts,) = await registry.counts()
+    assert counts.size_bytes == 12
+    stored = await registry.get(DocumentKey("docs", "a"))
+    assert stored
+    await registry.put_if(replace(stored, desired=replace(stored.desired, size_bytes=1)))
+    await registry.close()
+    registry = SqliteRegistry(path)
+    assert (await registry.counts())[0].size_bytes == 6
     await registry.close()
 
 

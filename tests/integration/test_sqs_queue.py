@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -17,12 +17,12 @@ import pytest
 from common.adapters.queue import sqs_letters
 from common.adapters.queue.sqs import QueueNames, SqsQueue, Waits, connect
 from common.adapters.queue.sqs_api import SqsApi
-from common.model import DocumentKey, QueueName, Row, Status, WakeUp
+from common.model import Applied, DocumentKey, QueueName, Row, Status, WakeUp
 from common.ports.errors import PermanentError, TransientError
 from common.ports.queue import AdoptingQueue, BatchReceivingQueue, Delivery, LeaseLostError
 from common.settings import Settings
 from common.wire import DamagedDataError, wake_up_to_json
-from tests.builders import KEY, TIMERS, row
+from tests.builders import KEY, TIMERS, desired, row
 from tests.fakes.blobs import MemoryBlobStore
 from tests.fakes.registry import MemoryRegistry
 from tests.servers.aws import moto, use
@@ -242,7 +242,8 @@ async def test_a_consumer_shares_its_requests(world: World) -> None:
     await running
 
     del world.meddler.calls["get_queue_url"]
-    assert sum(world.meddler.calls.values()) <= 40
+    # 210 where nobody shares; how many share in real time depends on what else the machine does.
+    assert sum(world.meddler.calls.values()) <= 100
     assert (await world.queue.depth(CHANGE)).backlog == 0
     assert (await world.queue.depth(QueueName.CREATE)).waiting == 100
 
@@ -388,6 +389,19 @@ async def test_the_trace_travels_as_an_attribute(world: World) -> None:
     assert message["MessageAttributes"]["traceparent"]["StringValue"] == "00-trace-01"
 
 
+async def test_the_namespace_travels_as_the_group_also_of_what_is_handed_back(
+    world: World,
+) -> None:
+    """A standard queue is fair between its groups."""
+    await world.queue.send(CHANGE, [wake_up("a", "acme")])
+    (delivery,) = await world.take(1)
+    await world.queue.release(delivery)
+
+    (message,) = world.queues.receive(world.names.of[CHANGE])
+
+    assert message["Attributes"]["MessageGroupId"] == "acme"
+
+
 # --- routing ----------------------------------------------------------------------------------
 
 
@@ -520,6 +534,25 @@ async def test_a_message_that_sqs_gave_up_fails_its_document(world: World) -> No
     assert await sweeper.adopt_letters() == 0
     await sweeper.sweep_rows()
     assert (await world.queue.depth(CHANGE)).backlog == 0  # not woken again
+
+
+@pytest.mark.parametrize(
+    "later",
+    [
+        row(status=Status.COMPLETED, applied=Applied(version=1)),
+        row(desired=desired("newer", version=2)),
+    ],
+)
+async def test_a_letter_whose_document_did_not_fail_is_dismissed(world: World, later: Row) -> None:
+    """Another message of it was worked meanwhile, or a newer version is on its way."""
+    registry = await behind(world)
+    await lose(world, 3)
+    registry.rows[KEY] = replace(later, revision=registry.rows[KEY].revision)
+
+    assert await sweeper_on(world, registry).adopt_letters() == 1
+
+    assert registry.rows[KEY].status is later.status
+    assert await world.queue.dead_letter_count() == 0
 
 
 async def test_a_sweeper_that_dies_halfway_is_followed_by_another(

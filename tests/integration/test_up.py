@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from pathlib import Path
 
 import pytest
 
-from common.up import PartFailedError, _running, _until
+from common.adapters.embedder.profile import url_of
+from common.api_keys import kept, new_key
+from common.composition import ConfigurationError, connect
+from common.settings import Settings
+from common.up import PartFailedError, _running, _serve, _until
+from tests.fakes.embedder import HashEmbedder
 
 
 async def _ends() -> None:
@@ -61,3 +68,30 @@ async def test_a_part_whose_start_failed_is_stopped_like_the_others() -> None:
         async with _running(parts):
             raise AssertionError("it never runs")
     assert log == ["start consumers", "start webhook", "stop webhook", "stop consumers"]
+
+
+async def test_without_a_key_for_strangers_nothing_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither workers nor consumers: they would take up what waits, and end at once."""
+    log: list[str] = []
+    monkeypatch.setattr("common.up._parts", lambda _ports: [Part("consumers", log)])
+    monkeypatch.setattr("common.up._greet", lambda _settings: None)
+    settings = Settings(
+        _env_file=None,
+        data_dir=tmp_path / "data",
+        embedder_url=url_of(HashEmbedder().profile),
+        host="0.0.0.0",  # noqa: S104 - nothing listens
+    )
+    stop = asyncio.Event()
+    stop.set()
+    with pytest.raises(ConfigurationError, match="bloomweaver keys create"):
+        await _serve(settings, stop)
+    assert log == []
+    keys = connect("keys", settings.keys_url, settings, "test")
+    key = new_key()
+    await keys.add(kept(key, name="x", scopes=[], namespaces=["*"], created_at=1.0))
+    await keys.close()
+    with contextlib.suppress(PartFailedError):
+        await _serve(settings, stop)
+    assert log == ["start consumers", "stop consumers"]

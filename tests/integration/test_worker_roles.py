@@ -15,11 +15,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
 from common.adapters.embedder.profile import ProfileOnly, url_of
 from common.cli.main import app
 from common.model import EmbeddingProfile, QueueName
+from common.ports.embedder import ModelUnavailableError
 from common.settings import Settings
 from tests.fakes.embedder import HashEmbedder
 from tests.integration.test_http_api import is_problem, serving
@@ -260,3 +262,32 @@ async def test_without_the_model_the_webhook_is_ready(tmp_path: Path) -> None:
             assert part._unready() == []
         finally:
             await part.stop()
+
+
+async def test_what_keeps_a_model_from_loading_is_told_to_the_log_alone(tmp_path: Path) -> None:
+    """`/readyz` answers anybody."""
+    from common.composition import open_ports
+
+    settings = on_one_machine(tmp_path)
+    async with open_ports(settings, receiver="test", own_index=True) as ports:
+
+        async def listen(_runner: object) -> None:
+            """Nobody calls."""
+
+        async def broken() -> None:
+            raise ModelUnavailableError("/secret/folder/model.onnx is damaged")
+
+        ports.embedder.load = broken  # type: ignore[method-assign]
+        part = WebhookPart(ports, listen=listen)
+        with capture_logs() as told:
+            await part.start()
+            try:
+                assert part._model is not None
+                await asyncio.wait([part._model])
+                assert part._unready() == [
+                    "the embedding model cannot be loaded; the service's log says why"
+                ]
+            finally:
+                await part.stop()
+    (line,) = [line for line in told if line["event"] == "webhook.model_not_loaded"]
+    assert "/secret/folder" in line["error"]

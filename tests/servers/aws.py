@@ -17,16 +17,29 @@ _BIN = Path(sys.executable).parent
 @cache
 def moto() -> ServerProcess:
     """One for this test process; tests keep apart by the names of what they create."""
-    command = [str(_BIN / "moto_server"), "-H", "127.0.0.1", "-p", "{port}"]
-    return ServerProcess(command, probe="/moto-api/")
+    return fresh_moto()
+
+
+def fresh_moto() -> ServerProcess:
+    """With nothing in it; whoever starts it stops it."""
+    command = [sys.executable, "-m", "tests.servers.moto", "-H", "127.0.0.1", "-p", "{port}"]
+    root = str(Path(__file__).parents[2])
+    return ServerProcess(command, environment={"PYTHONPATH": root}, probe="/moto-api/")
 
 
 @cache
 def ministack() -> ServerProcess:
+    return fresh_ministack()
+
+
+def fresh_ministack() -> ServerProcess:
+    """With nothing in it; whoever starts it stops it. Functions run as processes of its own, from
+    code in its folder."""
     return ServerProcess(
         [str(_BIN / "ministack")],
-        environment={"GATEWAY_PORT": "{port}", "BIND_HOST": "127.0.0.1"},
+        environment={"GATEWAY_PORT": "{port}", "BIND_HOST": "127.0.0.1", "TMPDIR": "{folder}"},
         probe="/_ministack/health",
+        with_children=True,
     )
 
 

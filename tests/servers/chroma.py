@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import uuid
 from functools import cache
 from pathlib import Path
 
@@ -33,3 +34,8 @@ class ChromaServer(ServerProcess):
 def chroma() -> ServerProcess:
     """One for this test process; tests keep apart by the prefixes of their collections."""
     return ChromaServer()
+
+
+def chroma_url() -> str:
+    """Of an index of its own on that server."""
+    return f"chroma:{chroma().url}?prefix=t{uuid.uuid4().hex[:12]}"

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import threading
 from collections.abc import Mapping
-from functools import cache
 from types import TracebackType
 
 from aiohttp import web
@@ -20,20 +18,13 @@ from aiohttp import web
 from tests.servers.pinecone_app import Served, build_app
 from tests.servers.pinecone_faults import Fault, FaultKind, Faults, Rates
 from tests.servers.pinecone_store import Store
+from tests.servers.threads import servers_loop
 
 API_KEY = "test-key"
 INDEX_NAME = "documents"
 HOST = "127.0.0.1"
 
 __all__ = ["API_KEY", "INDEX_NAME", "Fault", "FaultKind", "PineconeServer"]
-
-
-@cache
-def _loop() -> asyncio.AbstractEventLoop:
-    """One thread serves all servers of a test process; it ends with the process."""
-    loop = asyncio.new_event_loop()
-    threading.Thread(target=loop.run_forever, name="pinecone-servers", daemon=True).start()
-    return loop
 
 
 class PineconeServer:
@@ -61,7 +52,7 @@ class PineconeServer:
         self._runner = web.AppRunner(
             build_app(self.served), access_log=None, handler_cancellation=True
         )
-        self.port = asyncio.run_coroutine_threadsafe(self._start(port), _loop()).result(10)
+        self.port = asyncio.run_coroutine_threadsafe(self._start(port), servers_loop()).result(10)
         self.url = self.served.url = f"http://{HOST}:{self.port}"
 
     async def _start(self, port: int) -> int:
@@ -70,7 +61,7 @@ class PineconeServer:
         return int(self._runner.addresses[0][1])
 
     def stop(self) -> None:
-        asyncio.run_coroutine_threadsafe(self._runner.cleanup(), _loop()).result(10)
+        asyncio.run_coroutine_threadsafe(self._runner.cleanup(), servers_loop()).result(10)
 
     def fail(self, *faults: Fault) -> None:
         """The next requests meet these, one each."""

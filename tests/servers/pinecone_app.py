@@ -66,6 +66,7 @@ def build_app(served: Served) -> web.Application:
     app.router.add_get("/_test/records", _truth(served))
     app.router.add_post("/_test/faults", _set_faults(served))
     app.router.add_post("/_test/index-lag", _set_lag(served))
+    app.router.add_post("/_test/index", _index(served))
     return app
 
 
@@ -374,6 +375,16 @@ def _set_faults(served: Served) -> Handler:
 def _set_lag(served: Served) -> Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
         served.store.index_lag_seconds = float(json.loads(await request.read())["seconds"])
+        return web.json_response({})
+
+    return handle
+
+
+def _index(served: Served) -> Handler:
+    """Whatever the lag, show what waits to be; with {"writes": 1} so many of each namespace."""
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        served.store.index_next(json.loads(await request.read() or "{}").get("writes"))
         return web.json_response({})
 
     return handle

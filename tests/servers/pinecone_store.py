@@ -44,6 +44,11 @@ class Namespace:
 
     def catch_up(self, now: float) -> None:
         while self.pending and self.pending[0][1] <= now:
+            self.index_one()
+
+    def index_one(self) -> None:
+        """Show the oldest write that waits, if one does."""
+        if self.pending:
             self.indexed, _, changes = self.pending.popleft()
             _apply(self.shown, changes)
             self.matrix = None
@@ -82,8 +87,13 @@ class Store:
         return held
 
     def index_everything(self) -> None:
+        self.index_next()
+
+    def index_next(self, writes: int | None = None) -> None:
+        """So many writes of each namespace; all of them if None."""
         for held in self.namespaces.values():
-            held.catch_up(float("inf"))
+            for _ in range(len(held.pending) if writes is None else writes):
+                held.index_one()
 
     def scored(self, namespace: str, vector: Sequence[float]) -> Iterable[tuple[str, float]]:
         """Ids and scores of all that is shown, in no order."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
+import signal
 import subprocess
 import time
 import urllib.error
@@ -18,17 +20,29 @@ START_SECONDS = 60.0
 
 
 class ServerProcess:
-    """`command` holds {port}; ready once `GET {url}{probe}` answers with anything."""
+    """`command` holds {port}; ready once `GET {url}{probe}` answers with anything.
+
+    `with_children`: it starts processes of its own, which are to end with it.
+    """
 
     def __init__(
-        self, command: Sequence[str], *, environment: Mapping[str, str] | None = None, probe: str
+        self,
+        command: Sequence[str],
+        *,
+        environment: Mapping[str, str] | None = None,
+        probe: str,
+        with_children: bool = False,
     ) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.folder = Path(mkdtemp(prefix="bloomweaver-server-"))
         self.log = self.folder / "server.log"
         filled = [part.format(port=self.port, folder=self.folder) for part in command]
-        given = {k: v.format(port=self.port) for k, v in (environment or {}).items()}
+        self._with_children = with_children
+        self._stopped: subprocess.Popen[bytes] | None = None
+        given = {
+            k: v.format(port=self.port, folder=self.folder) for k, v in (environment or {}).items()
+        }
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 filled,
@@ -37,14 +51,21 @@ class ServerProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                start_new_session=with_children,
             )
         atexit.register(self.stop)
         self._wait(self.url + probe)
 
     def stop(self) -> None:
-        if self.process.poll() is None:
+        if self._stopped is self.process:
+            return
+        self._stopped = self.process  # it may be started again, as another one
+        if self._with_children:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+        elif self.process.poll() is None:
             self.process.kill()
-            self.process.wait()
+        self.process.wait()
 
     def _wait(self, url: str) -> None:
         deadline = time.monotonic() + START_SECONDS
@@ -58,7 +79,8 @@ class ServerProcess:
 def _answers(url: str) -> bool:
     try:
         urllib.request.urlopen(url, timeout=1).close()
-    except urllib.error.HTTPError:
+    except urllib.error.HTTPError as error:
+        error.close()  # it holds the connection
         return True
     except OSError:
         return False

@@ -23,7 +23,8 @@ VISIBILITY_SECONDS = 300
 
 
 async def provision(endpoint_url: str, settings: Mapping[str, str]) -> None:
-    """`settings`: BLOOMWEAVER_* variables, whose names of queues, table and bucket are taken."""
+    """`settings`: BLOOMWEAVER_* variables; taken are the names of queues, table and bucket, and
+    the receives after which SQS moves a message."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         for name, value in aws_environment(endpoint_url).items():
             monkeypatch.setenv(name, value)
@@ -47,7 +48,7 @@ async def _queues(clients: AwsClients, settings: Mapping[str, str]) -> None:
     )
     redrive = {
         "deadLetterTargetArn": described["Attributes"]["QueueArn"],
-        "maxReceiveCount": MAX_RECEIVES,
+        "maxReceiveCount": settings.get("BLOOMWEAVER_MAX_RECEIVES", str(MAX_RECEIVES)),
     }
     attributes = kept | {
         "VisibilityTimeout": str(VISIBILITY_SECONDS),

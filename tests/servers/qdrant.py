@@ -6,6 +6,7 @@ import atexit
 import shutil
 import sys
 import tempfile
+import uuid
 from functools import cache
 from pathlib import Path
 
@@ -21,6 +22,11 @@ def qdrant() -> ServerProcess:
     root = str(Path(__file__).parents[2])
     command = [sys.executable, "-m", "tests.servers.qdrant_rest", "{port}", _folder(), QDRANT_KEY]
     return ServerProcess(command, environment={"PYTHONPATH": root}, probe="/")
+
+
+def qdrant_url() -> str:
+    """Of an index of its own on that server."""
+    return f"qdrant:{qdrant().url}?prefix=t{uuid.uuid4().hex[:12]}"
 
 
 def _folder() -> str:

@@ -60,6 +60,8 @@ class Unruly:
     upstream: str
     rates: Rates
     drawn: random.Random
+    refused: dict[str, str] = field(default_factory=dict)
+    """By service: the error that each of its requests is answered with."""
     counts: Counter[str] = field(default_factory=Counter)
     _session: ClientSession | None = None
 
@@ -89,6 +91,8 @@ class Unruly:
         call = Call.of(request.method, request.headers)
         body = await request.read()
         self._count(f"{call.service}.{call.operation}", "requests")
+        if call.service in self.refused:
+            return refusal(call.service, self.refused[call.service])
         if self._happens(self.rates.throttled):
             self._count(call.operation, "throttled")
             return throttled(call.service)
@@ -153,6 +157,12 @@ def throttled(service: str) -> web.Response:
     prefix = "com.amazonaws.sqs#" if service == "sqs" else "com.amazonaws.dynamodb.v20120810#"
     name = "RequestThrottled" if service == "sqs" else "ThrottlingException"
     return _error(400, prefix + name, "Rate exceeded")
+
+
+def refusal(service: str, code: str) -> web.Response:
+    if service == "s3":
+        return web.Response(status=403, content_type="application/xml", text=_xml(code))
+    return _error(400, f"com.amazon.coral.service#{code}", "it is not to be")
 
 
 def internal_error(service: str) -> web.Response:

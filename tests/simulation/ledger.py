@@ -55,12 +55,15 @@ class Story:
     newest_sent: int = 0
     lost: bool = False
     """Whether a message of it ever was: then only the sweeper can tell."""
+    claimed_late: bool = False
+    """Whether the claim was taken for a message that was on no queue any more."""
     row: Row | None = None
 
 
 @dataclass(slots=True)
 class Ledger:
-    """`step` and `clock` tell the moment; `chunks_of` the chunk texts of a blob's true content.
+    """`step` and `clock` tell the moment; `chunks_of` the chunk texts of a blob's true content;
+    `on_queue` whether the message of that id is on a queue.
 
     What the stores report comes from within production code, which survives every error: `broke`
     ends the run with what is wrong, where an exception would be taken for one more fault.
@@ -70,6 +73,7 @@ class Ledger:
     clock: Callable[[], float]
     chunks_of: Callable[[str], Sequence[str]]
     broke: Callable[[Violation], None]
+    on_queue: Callable[[str], bool]
     retention_seconds: float
     stories: dict[DocumentKey, Story] = field(default_factory=dict)
     writers: dict[str, str] = field(default_factory=dict)
@@ -85,12 +89,13 @@ class Ledger:
         assert row
         story = self.story(row.key)
         story.row = after
+        self._note_claim(story, before, after)
         if after is None:
             self._forgotten(story, row)
             return
         if before is None or before.desired.version != after.desired.version:
             story.accepted[story.life, after.desired.version] = after.desired
-        if before is not None and before.status is Status.FAILED is not after.status:
+        if before is not None and _is_reopened(before, after):
             story.newest_sent = 0  # it is to be woken again
         if before is None or before.desired != after.desired:
             story.wanted.append((self.step(), after.desired))
@@ -98,6 +103,13 @@ class Ledger:
             self._check_order(before, after)
         if before is None or before.applied != after.applied:
             story.moments.append(Moment(self.step(), story.life, after.applied))
+
+    def _note_claim(self, story: Story, before: Row | None, after: Row | None) -> None:
+        """A renewal, or the next version of the same claim, is as late as the claim was."""
+        held = before.claim if before else None
+        taken = after.claim if after else None
+        if held is None or taken is None or held.message_id != taken.message_id:
+            story.claimed_late = taken is not None and not self.on_queue(taken.message_id)
 
     def _forgotten(self, story: Story, row: Row) -> None:
         story.moments.append(Moment(self.step(), story.life, Applied()))
@@ -129,10 +141,19 @@ class Ledger:
         """(3) The sweeper is the last resort: while nothing is lost, someone is always woken.
 
         A change message may only end when its document needs none, or has another.
+
+        Excused: it relied on a claim of a message that had ended before. A queue may give one
+        message to two workers; one of them gave it up or was done, and then the other, who cannot
+        know, claimed the document. That one goes on with it, and nobody can keep it from that: no
+        write is one with the queue's and the row's. Should it end, too, only the sweeper comes,
+        when the claim has run out. A claim that was there before its message's end is no excuse:
+        whoever ends a message lets go of what it claimed.
         """
         story = self.story(delivery.wake_up.key)
         row = story.row
         if delivery.queue is not QueueName.CHANGE or others or story.lost or row is None:
+            return
+        if story.claimed_late:  # and not let go since
             return
         waits = row.behind and row.status is not Status.FAILED and not row.desired.tombstone
         if waits and story.newest_sent >= row.desired.version:
@@ -218,6 +239,11 @@ class Ledger:
         seen = [(h.version, h.chunk, h.text) for h in found]
         right = [(m.applied.version, self.shown(story, m)) for m in moments]
         return f"saw {seen}, right were {right}"
+
+
+def _is_reopened(before: Row, after: Row) -> bool:
+    """Not by a claim: whoever takes one was woken, by a redriven letter or a late message."""
+    return before.status is Status.FAILED is not after.status and after.claim is None
 
 
 def _during(entries: Sequence[T], since: int, began: Callable[[T], int]) -> list[T]:

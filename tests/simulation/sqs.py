@@ -288,6 +288,11 @@ class SqsService:
         held = itertools.chain.from_iterable(m.values() for m in self.queues.values())
         return any(m.wake_up.key == key and not m.reason for m in held)
 
+    def has(self, message_id: str) -> bool:
+        """Whether a copy of the message is on any queue, dead letters not counted."""
+        held = itertools.chain.from_iterable(self.queues[name].values() for name in QueueName)
+        return any(_text(stored, "message_id") == message_id for stored in held)
+
 
 _OF_LETTERS = ("reason", "receive_count", "died_at")
 

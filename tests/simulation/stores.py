@@ -54,6 +54,9 @@ class QueueStore(Protocol):
     def backlog(self) -> int:
         """Messages on all queues, wherever they stand."""
 
+    def has(self, message_id: str) -> bool:
+        """Whether the message is on any queue, wherever it stands."""
+
     @property
     def letters(self) -> list[DeadLetter]: ...
 

@@ -76,6 +76,7 @@ class World:
             clock=self._loop.time,
             chunks_of=changes.chunks_of,
             broke=self._broke,
+            on_queue=self._on_queue,
             retention_seconds=plan.timers.tombstone_retention_seconds,
         )
         self._stores, self._installation = self._assembled(drawn)
@@ -114,6 +115,9 @@ class World:
             return on_aws, AwsInstallation(drawn, plan, network, on_aws, self._broke)
         stores = MachineStores(drawn, plan, network, self._ledger, self)
         return stores, Installation(drawn, plan, network, stores)
+
+    def _on_queue(self, message_id: str) -> bool:
+        return self._stores.queue.has(message_id)
 
     def run(self) -> None:
         """Raises Violation."""

@@ -9,7 +9,7 @@ import pytest
 
 from common.model import DocumentKey, QueueName
 from common.ports.errors import TransientError
-from common.ports.queue import Depth
+from common.ports.queue import Delivery, Depth
 from webhook.accept import Change, ChangeType
 from webhook.admission import Admission, Limits, Refusal, Seen, refusal_of
 from webhook.problems import Problem
@@ -88,8 +88,25 @@ class Watched:
         return self.free
 
 
-def admission_of(watched: Any, **seconds: float) -> Admission:
-    return Admission(watched, [watched, object()], LIMITS, **seconds)
+class Fair(Watched):
+    """Its namespaces take turns; `docs` has `few` messages, the others have none."""
+
+    fair_between_namespaces = True
+    few = 0
+
+    async def receive_of_others(self, queue: QueueName, **_: object) -> list[Delivery]:
+        raise NotImplementedError
+
+    async def backlog_of(self, namespace: str, *, at_most: int) -> int:
+        if self.hold:
+            await self.hold.wait()
+        if self.error:
+            raise self.error
+        return min(self.few if namespace == KEY.namespace else 0, at_most)
+
+
+def admission_of(watched: Any, limits: Limits = LIMITS, **seconds: float) -> Admission:
+    return Admission(watched, [watched, object()], limits, **seconds)
 
 
 async def refused(admission: Admission, change: Change = INSERT) -> str:
@@ -143,5 +160,69 @@ async def test_a_look_that_hangs_delays_nobody_for_long_and_is_not_repeated() ->
     assert watched.asked == 1
     watched.hold.set()
     await admission.look()
+    assert await refused(admission) == "backlog"
+    await admission.close()
+
+
+MANY = Limits(max_backlog_messages=100_000, min_free_disk_bytes=1000)
+OTHER = Change(key=DocumentKey("other", "a"), change_type=ChangeType.INSERT, content=b"x")
+
+
+async def refusals(
+    watched: Watched, backlog: int, limits: Limits = MANY, change: Change = INSERT
+) -> str:
+    watched.backlog = backlog
+    admission = admission_of(watched, limits)
+    try:
+        return await refused(admission, change)
+    finally:
+        await admission.close()
+
+
+async def test_a_full_queue_lets_those_in_of_whom_hardly_anything_waits() -> None:
+    watched = Fair()
+    watched.few = 100
+
+    assert await refusals(watched, 100_000) == "backlog"
+    assert await refusals(watched, 100_000, change=OTHER) == ""
+    watched.few = 99
+    assert await refusals(watched, 100_000) == ""
+
+
+async def test_nobody_is_let_in_beyond_twice_the_limit_or_onto_a_full_disk() -> None:
+    watched = Fair()
+
+    assert await refusals(watched, 199_999) == ""
+    assert await refusals(watched, 200_000) == "backlog"
+    watched.free = 999
+    assert await refusals(watched, 100_000) == "disk"
+
+
+async def test_few_is_a_small_part_of_the_limit() -> None:
+    watched = Fair()
+    watched.few = 10
+    limits = Limits(max_backlog_messages=1000, min_free_disk_bytes=0)
+
+    assert await refusals(watched, 1000, limits) == "backlog"
+    watched.few = 9
+    assert await refusals(watched, 1000, limits) == ""
+    assert await refusals(watched, 99, Limits(max_backlog_messages=99, min_free_disk_bytes=0)) == (
+        "backlog"
+    )
+
+
+async def test_a_queue_without_turns_refuses_all_alike() -> None:
+    assert await refusals(Watched(), 100_000) == "backlog"
+
+
+@pytest.mark.parametrize("error", [TransientError("locked"), None])
+async def test_what_cannot_be_counted_is_not_few(error: TransientError | None) -> None:
+    watched = Fair()
+    watched.backlog = 100_000
+    admission = admission_of(watched, MANY, look_seconds=60, patience_seconds=0.01)
+    assert await refused(admission) == ""
+
+    watched.error, watched.hold = error, None if error else asyncio.Event()
+
     assert await refused(admission) == "backlog"
     await admission.close()

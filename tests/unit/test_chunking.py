@@ -204,9 +204,9 @@ class TestMonsters:
     """Texts that take quadratic time, or all memory, where any step is careless."""
 
     @pytest.mark.parametrize("content_type", ["text/plain", "text/markdown"])
-    def test_a_hundred_megabytes_without_a_space(self, content_type: str) -> None:
+    def test_thirty_megabytes_without_a_space(self, content_type: str) -> None:
         counter = WordTokenizer()
-        size = 100_000_000
+        size = 30_000_000
         extracted = extract(b"x" * size, content_type)
         chunks = chunk_text(extracted, counter, ChunkSizes())
         assert sum(len(chunk.text) for chunk in chunks) == size
@@ -222,12 +222,12 @@ class TestMonsters:
         assert sum(chunk.token_count - 2 for chunk in chunks) == 300_000
         assert max(chunk.token_count for chunk in chunks) == 258
 
-    def test_a_million_short_lines(self) -> None:
+    def test_hundreds_of_thousands_of_short_lines(self) -> None:
         counter = WordTokenizer()
-        extracted = extract(b"ab\n" * 1_000_000, "text/plain")
+        extracted = extract(b"ab\n" * 300_000, "text/plain")
         chunks = chunk_text(extracted, counter, ChunkSizes())
         sizes = [len(chunk.text.split()) for chunk in chunks]
-        assert sum(sizes) == 1_000_000
+        assert sum(sizes) == 300_000
         assert set(sizes[:-2]) <= {256, 320}
         assert counter.largest_characters < 1 << 20
 
@@ -242,6 +242,6 @@ class TestMonsters:
 
     @pytest.mark.parametrize("piece", [".", "。", "! ", ".'", "\n", " ", "[a]: b\n", "a\r", "x)."])
     def test_runs_of_separators(self, piece: str) -> None:
-        source = "a" + piece * 500_000 + "b"
+        source = "a" + piece * 150_000 + "b"
         chunks = chunk_text(extract(source.encode(), "text/plain"), WordTokenizer(), ChunkSizes())
         assert "".join("".join(chunk.text.split()) for chunk in chunks) == "".join(source.split())

@@ -20,8 +20,12 @@ from common.storage.data_folder import DataFolder
 
 COMMANDS = (
     "up", "webhook", "worker", "push", "watch", "replay", "search", "status", "dlq", "settings",
-    "demo", "scrub", "optimize", "profile",
+    "demo", "scrub", "optimize", "profile", "keys", "sources",
+    "audit", "canary", "doctor",
 )  # fmt: skip
+KEYS_COMMANDS = ("keys create", "keys list", "keys revoke")
+AUDIT_COMMANDS = ("audit list", "audit verify", "audit head")
+SOURCES_COMMANDS = ("sources list", "sources check", "sources test")
 HEAVY = {"onnxruntime", "fastembed", "prometheus_client", "qdrant_edge", "numpy", "pypdf"}
 
 
@@ -36,12 +40,16 @@ def test_help_lists_all_commands_and_the_exit_codes() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [*COMMANDS, "dlq list", "dlq show", "dlq redrive", "dlq discard"]
-)
+    "command",
+    [
+        *COMMANDS, "dlq list", "dlq show", "dlq redrive", "dlq discard", *KEYS_COMMANDS,
+        *SOURCES_COMMANDS, *AUDIT_COMMANDS,
+    ],
+)  # fmt: skip
 def test_each_command_teaches_with_an_example(command: str) -> None:
     result = invoke(*command.split(), "--help")
     assert result.exit_code == 0
-    if command != "dlq":
+    if command not in ("audit", "dlq", "keys", "sources"):
         assert "Example:" in result.stdout
         assert f"bloomweaver {command}" in result.stdout or command == "settings"
 

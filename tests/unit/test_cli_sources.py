@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import json
+import os
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +17,9 @@ from common.cli.feed import Feed
 from common.cli.files import LocalFile, as_prefix, scan
 from common.cli.output import counted, plain, shorten
 from common.cli.plan import Plan, content_members, parse_metadata
-from common.cli.problems import Problem, WrongUsageError
-from common.cli.waiting import shared_prefix
+from common.cli.problems import WrongUsageError
+from common.client.errors import Problem
+from common.client.waiting import shared_prefix
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -77,12 +82,12 @@ def test_an_unreadable_file_is_noted_and_the_others_are_sent(tmp_path: Path) -> 
         for name in ("a.md", "b.md", "c.md")
     ]
     plan = Plan("ns", add=files[:2], change=files[2:], delete=["d.md"])
-    assert [(line.number, line.document_id) for line in plan.lines(1)] == [
+    assert [(line.number, line.document_id) for line in plan.lines()] == [
         (1, "a.md"), (3, "c.md"), (4, "d.md"),
     ]  # fmt: skip
     assert list(plan.unreadable) == ["b.md"]
-    kinds = [json.loads(line.payload)["change_type"] for line in plan.lines(3)]
-    assert kinds == ["update", "delete"]
+    kinds = [json.loads(line.payload)["change_type"] for line in plan.lines()]
+    assert kinds == ["insert", "update", "delete"]
 
 
 def test_metadata_pairs() -> None:
@@ -95,16 +100,16 @@ def test_metadata_pairs() -> None:
 # --- feeds --------------------------------------------------------------------------------------
 
 
-def changes_of(path: Path, start: int = 1, **options: Any) -> list[tuple[int, dict[str, Any]]]:
-    return [(line.number, json.loads(line.payload)) for line in Feed(path, **options).lines(start)]
+def changes_of(path: Path, **options: Any) -> list[tuple[int, dict[str, Any]]]:
+    return [(line.number, json.loads(line.payload)) for line in Feed(path, **options).lines()]
 
 
-def test_a_feed_can_be_taken_up_at_any_line(tmp_path: Path) -> None:
+def test_lines_keep_their_numbers(tmp_path: Path) -> None:
     path = tmp_path / "f.jsonl"
     path.write_text('{"document_id": "a"}\n\n{"document_id": "b"}\r\n{"document_id": "c"}')
     assert [number for number, _ in changes_of(path)] == [1, 3, 4]
-    assert [change["document_id"] for _, change in changes_of(path, 3)] == ["b", "c"]
-    assert [number for number, _ in changes_of(path, 3, limit=2)] == [3]
+    assert [change["document_id"] for _, change in changes_of(path)] == ["a", "b", "c"]
+    assert [number for number, _ in changes_of(path, limit=2)] == [1, 3]
 
 
 @pytest.mark.parametrize(
@@ -131,8 +136,27 @@ def test_what_is_no_change_is_kept_aside(tmp_path: Path, bad: str) -> None:
     path = tmp_path / "f.jsonl"
     path.write_bytes(bad.encode("latin-1") + b'\n{"document_id": "b"}')
     feed = Feed(path)
-    assert [line.number for line in feed.lines(1)] == [2]
+    assert [line.number for line in feed.lines()] == [2]
     assert list(feed.bad) == [1]
+
+
+@pytest.mark.parametrize("packed", [bytes, gzip.compress])
+def test_a_pipe_is_read_as_a_file_is(tmp_path: Path, packed: Callable[[bytes], bytes]) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    lines = packed(b'{"document_id": "a"}\n{"document_id": "b"}\n')
+    feed = Feed(pipe)
+    # Asked before anybody writes: this must not wait.
+    assert feed.size_bytes is None
+    writer = threading.Thread(target=pipe.write_bytes, args=[lines], daemon=True)
+    writer.start()
+    assert [line.document_id for line in feed.lines()] == ["a", "b"]
+    writer.join(10)
+
+
+def test_a_folder_is_no_feed(tmp_path: Path) -> None:
+    with pytest.raises(WrongUsageError, match="folder"):
+        _ = Feed(tmp_path).size_bytes
 
 
 # --- words --------------------------------------------------------------------------------------

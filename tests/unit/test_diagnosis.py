@@ -71,14 +71,14 @@ def test_only_what_is_configured_is_looked_at() -> None:
         return [check.name for check in checks_of(settings)]
 
     embedded = ["settings", "data folder", "queue", "registry", "blobs", "vectors", "index"]
-    assert names() == [*embedded, "embedder", "disk", "webhook"]
+    assert names() == [*embedded, "keys", "audit", "embedder", "disk", "webhook"]
     outside = names(
         queue_url="sqs:", registry_url="dynamodb:t", blobs_url="s3://b", vectors_url="none:",
         index_url="pinecone:i", landing_url="s3://b",
     )  # fmt: skip
     assert outside == [
         "settings", "queue", "registry", "blobs", "vectors", "index", "landing",
-        "intake queue", "embedder", "disk", "clock", "webhook",
+        "keys", "audit", "intake queue", "embedder", "disk", "clock", "webhook",
     ]  # fmt: skip
 
 

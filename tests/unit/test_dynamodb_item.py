@@ -23,7 +23,6 @@ from common.adapters.registry.dynamodb_item import (
     ACCEPTED_BYTES,
     INLINE_BYTES,
     PARTS,
-    Item,
     Part,
     check_fits,
     fits,
@@ -43,6 +42,7 @@ from common.adapters.registry.dynamodb_ranges import (
     unpack_ranges,
 )
 from common.adapters.registry.dynamodb_table import STATUS_INDEX, definition, faults_of
+from common.aws.table_calls import Item
 from common.model import DocumentKey, Event, EventKind, Garbage, GarbageState, IdRange, Row
 from common.ports.registry import KEPT_EVENTS
 from common.wire import DamagedDataError
@@ -254,6 +254,6 @@ def test_each_fault_of_a_table_is_told() -> None:
         f"it has no index {STATUS_INDEX}"
     ]
     assert faults_of(described(GlobalSecondaryIndexes=bare)) == [
-        f"its index {STATUS_INDEX} does not include chunk_count"
+        f"its index {STATUS_INDEX} does not include chunk_count, size_bytes"
     ]
     assert len(faults_of(described(GlobalSecondaryIndexes=making))) == 2

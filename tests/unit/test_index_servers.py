@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.adapters.index import chroma, qdrant
+from common.adapters.index import (
+    chroma,
+    chroma_filters,
+    pinecone_filters,
+    qdrant,
+    qdrant_edge_filters,
+    qdrant_filters,
+)
 from common.adapters.index.chroma_filters import MAX_CLAUSES, condition
 from common.adapters.index.collection_names import LONGEST_NAME, CollectionNames
 from common.adapters.index.filter_matching import matches
@@ -118,6 +126,23 @@ def test_how_long_the_server_wants_to_be_left_alone(said: str | None, seconds: f
     error = refusal("Qdrant", 429, "slow down", said)
     assert isinstance(error, TransientError)
     assert error.retry_after_seconds == seconds
+
+
+@pytest.mark.parametrize(
+    "where",
+    [FieldFilter("year", "near", 3), FieldFilter("year", "gt", "x"),
+     FieldFilter("year", "lt", True), Filter("none", ())],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    "condition",
+    [chroma_filters.condition, qdrant_filters.condition, qdrant_edge_filters.condition,
+     pinecone_filters.condition],
+)  # fmt: skip
+def test_a_filter_that_means_nothing_is_refused(
+    where: MetadataFilter, condition: Callable[[MetadataFilter], object]
+) -> None:
+    with pytest.raises(PermanentError, match=r"unknown filter|compares numbers"):
+        condition(where)
 
 
 @given(metadatas, filters)

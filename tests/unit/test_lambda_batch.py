@@ -211,12 +211,13 @@ async def test_what_was_not_begun_for_lack_of_time_is_not_held_against_it(world:
 
 
 async def test_a_function_that_dies_of_a_message_takes_no_neighbour_with_it(world: World) -> None:
-    """A death counts against every message in hand; so who came back is in hand alone."""
+    """A death counts against every message in hand; so who came back twice is in hand alone."""
     world.consumer.isolate_suspects = True
     world.outcomes = {"poison": RuntimeError("as if it had died")}
     await world.queue.fill("a", "poison", "b")
-    world.queue.batch()  # Its function dies.
-    world.queue.now += 400.0
+    for _ in range(2):
+        world.queue.batch()  # Its function dies.
+        world.queue.now += 400.0
     await world.queue.fill("fresh")
     in_hand: list[set[str]] = []
     while world.queue.left:
@@ -231,9 +232,15 @@ async def test_a_function_that_dies_of_a_message_takes_no_neighbour_with_it(worl
     assert [letter.wake_up.document_id for letter in world.queue.letters] == ["poison"]
 
 
-async def test_fresh_messages_are_worked_together(world: World) -> None:
+@pytest.mark.parametrize("deaths", [0, 1])
+async def test_messages_are_worked_together_until_two_functions_died_of_them(
+    world: World, deaths: int
+) -> None:
     world.consumer.isolate_suspects = True
     await world.queue.fill("a", "b")
+    for _ in range(deaths):
+        world.queue.batch()
+        world.queue.now += 400.0
     assert failed(await world.work(world.queue.batch())) == []
     assert world.in_hand == {"a", "b"}
 

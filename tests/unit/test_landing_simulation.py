@@ -1,8 +1,9 @@
 """Two intakes and a user on one name, their requests interleaved at random: in the end the document
 is what lies in the landing zone, and what the user did last is what counts.
 
-Notifications are duplicated, reordered and, when their intake dies, delivered again. Nobody is told
-of the intakes' own moves.
+Notifications are duplicated, reordered and, when their intake dies, delivered again. Those of what
+was put may be lost: then listing finds it, which also goes on beside the others. Nobody is told of
+the intakes' own moves.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from tests.fakes.queue import MemoryQueue
 from tests.fakes.registry import MemoryRegistry
 from webhook.accept import Accepted, Acceptor, Change
 from webhook.intake import IntakeHandler
+from webhook.intake_listing import IntakeListing, Tally
 
 NAME = "docs/a.md"
 KEY = DocumentKey("docs", "a.md")
@@ -112,7 +114,9 @@ class World:
 
     def _tell(self, what: str) -> None:
         self.history.append(what)
-        self.notifications += [what.startswith("remove")] * self.random.choice((1, 1, 2))
+        removed = what.startswith("remove")
+        times = self.random.choice((1, 1, 2) if removed else (0, 1, 1, 2))
+        self.notifications += [removed] * times
 
     async def worker(self) -> None:
         while self.notifications or not self.user_done:
@@ -124,6 +128,19 @@ class World:
             if not await self._survived(removed):
                 self.cut_short = True
                 self.notifications.append(removed)
+
+    async def lister(self) -> None:
+        while self.notifications or not self.user_done:
+            for _ in range(self.random.choice((5, 50, 200))):
+                await asyncio.sleep(0)
+            await self.list()
+
+    async def list(self) -> None:
+        """By a clock that is ahead, so that all is old enough."""
+        tally = Tally()
+        listing = IntakeListing(handler=self.intake, clock=lambda: self.landing.now + 3600)
+        await listing.take_all(tally, asyncio.Event())
+        assert tally.left == 0
 
     async def _survived(self, removed: bool) -> bool:
         task = asyncio.create_task(self.intake.reconcile(NAME, removed=removed))
@@ -171,7 +188,8 @@ class World:
 async def run(seed: int, *, versioned: bool, atomic_copies: bool) -> None:
     world = World(random.Random(seed), versioned, atomic_copies)
     async with asyncio.timeout(30):
-        await asyncio.gather(world.user(), world.worker(), world.worker())
+        await asyncio.gather(world.user(), world.worker(), world.worker(), world.lister())
+        await world.list()
     try:
         world.check()
     except AssertionError as error:

@@ -53,6 +53,43 @@ def test_a_wake_up_survives_with_its_story() -> None:
     assert (delivery.receive_count, delivery.receipt) == (2, "receipt")
 
 
+def group_of(envelope: Envelope) -> str | None:
+    return entry_of(envelope).get("MessageGroupId")
+
+
+def of_namespace(namespace: str) -> Envelope:
+    wake_up = WakeUp(namespace=namespace, document_id="d", version=1)
+    return new_message(QueueName.CHANGE, wake_up, 1.0)
+
+
+def test_a_message_and_all_that_becomes_of_it_have_the_namespace_for_a_group() -> None:
+    sent = of_namespace("acme-1.docs_x")
+    delivery = delivery_of(opened(received(sent), QueueName.CHANGE))
+    letter = letter_of(copy_of(delivery), "broken", 2.0)
+    seen = opened_letter(received(letter), max_receives=3)
+
+    groups = [group_of(one) for one in (sent, copy_of(delivery), letter, revived(seen, 3.0))]
+
+    assert groups == ["acme-1.docs_x"] * 4
+
+
+@pytest.mark.parametrize("namespace", ["x" * 129, "a b", "añb", ""])
+def test_a_namespace_that_sqs_refuses_as_a_group_is_hashed(namespace: str) -> None:
+    group = group_of(of_namespace(namespace))
+
+    assert group is not None
+    assert re.fullmatch("[a-z2-7]{26}", group)
+    assert group != group_of(of_namespace(namespace + "y"))
+
+
+def test_what_cannot_be_read_has_no_group() -> None:
+    damaged = Envelope(
+        message_id="m", queue=QueueName.CHANGE, body="{}", traceparent="", sent_at=1.0
+    )
+
+    assert group_of(damaged) is None
+
+
 def test_the_trace_is_an_attribute_and_left_out_when_empty() -> None:
     with_trace = new_message(QueueName.CHANGE, WAKE_UP, 1.0)
     without = new_message(QueueName.CHANGE, WakeUp(namespace="n", document_id="d", version=1), 1.0)

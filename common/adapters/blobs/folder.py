@@ -34,9 +34,9 @@ _LEFTOVER_SECONDS = 86400.0
 _TEMPORARY_FOLDER = ".tmp"
 _KNOWN_FOLDERS_LIMIT = 10_000
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
-_REFUSED = frozenset(
-    {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
-)
+_IN_THE_WAY = frozenset({errno.ENOTDIR, errno.EISDIR, errno.EEXIST})
+_REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+"""At the start a person has to mend it; later it is no fault of the document in hand."""
 
 
 class FolderBlobStore:
@@ -52,7 +52,7 @@ class FolderBlobStore:
         self._root = root.absolute()
         self._temporary = self._root / _TEMPORARY_FOLDER
         self._known_folders: set[Path] = set()
-        with _port_errors(self._root):
+        with _port_errors(self._root, permanent=_IN_THE_WAY | _REFUSED):
             self._temporary.mkdir(parents=True, exist_ok=True)
             self._remove_leftovers(clock() - _LEFTOVER_SECONDS)
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="blobs")
@@ -251,19 +251,19 @@ def _fsync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _port_errors(root: Path) -> Iterator[None]:
+def _port_errors(root: Path, *, permanent: frozenset[int] = _IN_THE_WAY) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise _port_error(root, error) from error
+        raise _port_error(root, error, permanent) from error
 
 
-def _port_error(root: Path, error: OSError) -> PortError:
+def _port_error(root: Path, error: OSError, permanent: frozenset[int]) -> PortError:
     if error.errno in _FULL:
         return TransientError(f"the disk that holds {root} is full: free some space on it")
     if error.errno == errno.EIO:
         return TransientError(f"the disk that holds {root} reports an error: look at its health")
-    if error.errno in _REFUSED:
+    if error.errno in permanent:
         return PermanentError(f"{root} cannot be used: {error.strerror}: {error.filename}")
     return TransientError(f"{root} cannot be used now: {error.strerror or error}")
 

@@ -7,8 +7,6 @@ returns.
 
 from __future__ import annotations
 
-import asyncio
-import importlib
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
@@ -16,13 +14,15 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from common.adapters.index import chroma_fields, chroma_filters
-from common.adapters.index.dimensions import common_dimension, mismatch
+from common.adapters.index.batches import batches, id_batches
+from common.adapters.index.dimensions import common_dimension, require_dimension
 from common.adapters.index.filter_matching import matches
-from common.adapters.index.server_errors import KeyRefusedError, NotThereError
+from common.adapters.index.server_connection import LateConnection
+from common.adapters.index.server_errors import NotThereError, at_start
 from common.adapters.index.server_url import ServerUrl, parse_server_url, require_library
 from common.model import Match, Record, Vector
 from common.ports.errors import PermanentError
-from common.ports.index import FreshnessToken, Index, IndexUnavailableError, MetadataFilter
+from common.ports.index import FreshnessToken, Index, MetadataFilter
 from common.settings import Settings
 
 if TYPE_CHECKING:
@@ -48,21 +48,26 @@ class ChromaIndex:
 
     def __init__(self, server: ServerUrl, *, token: str | None, timeout_seconds: float) -> None:
         self._where = server
-        self._token = token
-        self._timeout_seconds = timeout_seconds
-        self._connection: ChromaConnection | None = None
-        self._connecting = asyncio.Lock()
+        self._connection: LateConnection[ChromaConnection] = LateConnection(
+            "common.adapters.index.chroma_connection",
+            lambda module: module.ChromaConnection(
+                server.base,
+                token=token,
+                tenant=server.options.get("tenant"),
+                database=server.options.get("database"),
+                timeout_seconds=timeout_seconds,
+            ),
+        )
         self._collections: dict[str, AsyncCollection] = {}
-        self._closed = False
 
     async def upsert(self, namespace: str, records: Sequence[Record]) -> FreshnessToken:
         if not records:
             return ""
         dimension = common_dimension(namespace, records)
-        connection = await self._connected()
+        connection = await self._connection.opened()
         size = min(RECORDS_A_CALL, await connection.most_records())
         unique = list({record.id: record for record in records}.values())
-        for part in _parts(unique, size):
+        for part in batches(unique, size):
             await self._write(namespace, dimension, part)
         return ""
 
@@ -72,7 +77,7 @@ class ChromaIndex:
         """Writes are visible when they return."""
 
     async def delete(self, namespace: str, ids: Sequence[str]) -> None:
-        for part in _parts(list(dict.fromkeys(ids)), IDS_A_CALL):
+        for part in id_batches(ids, IDS_A_CALL):
             await self._on(namespace, "delete", partial(_deleted, part))
 
     async def query(
@@ -95,7 +100,7 @@ class ChromaIndex:
 
     async def fetch(self, namespace: str, ids: Sequence[str]) -> list[Record]:
         found: list[Record] = []
-        for part in _parts(list(dict.fromkeys(ids)), RECORDS_A_CALL):
+        for part in id_batches(ids, RECORDS_A_CALL):
             found += await self._on(namespace, "fetch", partial(_fetched, part)) or []
         return found
 
@@ -115,23 +120,16 @@ class ChromaIndex:
         return sorted(namespace for namespace, _ in await self._ours())
 
     async def close(self) -> None:
-        self._closed = True
         self._collections.clear()
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            await connection.close()
+        await self._connection.close()
 
     async def check(self) -> str:
         """Reached, let in, and the database is there."""
-        connection = await self._connected()
-        try:
+        connection = await self._connection.opened()
+        address = "the address, tenant and database in BLOOMWEAVER_INDEX_URL"
+        with at_start(key="BLOOMWEAVER_CHROMA_TOKEN", address=address):
             version = await connection.version()
             await connection.require_database()
-        except KeyRefusedError as error:
-            raise PermanentError(f"{error} (check BLOOMWEAVER_CHROMA_TOKEN)") from error
-        except NotThereError as error:
-            mend = "check the address, tenant and database in BLOOMWEAVER_INDEX_URL"
-            raise PermanentError(f"{error} ({mend})") from error
         return f"Chroma (API {version}) at {self._where.base}: {len(await self._ours())} namespaces"
 
     async def check_dimension(self, dimension: int) -> None:
@@ -139,34 +137,12 @@ class ChromaIndex:
         for namespace, collection in await self._ours():
             _require_dimension(namespace, collection, dimension)
 
-    # The connection, and a namespace's collection.
-
-    async def _connected(self) -> ChromaConnection:
-        if self._closed:
-            raise IndexUnavailableError("the index was closed")
-        async with self._connecting:
-            if self._connection is None:
-                self._connection = await self._open()
-        return self._connection
-
-    async def _open(self) -> ChromaConnection:
-        module = await asyncio.to_thread(
-            importlib.import_module, "common.adapters.index.chroma_connection"
-        )
-        options = self._where.options
-        opened: ChromaConnection = module.ChromaConnection(
-            self._where.base,
-            token=self._token,
-            tenant=options.get("tenant"),
-            database=options.get("database"),
-            timeout_seconds=self._timeout_seconds,
-        )
-        return opened
+    # A namespace's collection.
 
     async def _collection(self, namespace: str) -> AsyncCollection | None:
         """None: nothing was ever written to the namespace."""
         if namespace not in self._collections:
-            connection = await self._connected()
+            connection = await self._connection.opened()
             found = await connection.collection(self._where.names.of(namespace))
             if found is None:
                 return None
@@ -177,7 +153,7 @@ class ChromaIndex:
         """A rival that creates it too, and first, gave it the dimension that counts."""
         held = await self._collection(namespace)
         if held is None:
-            connection = await self._connected()
+            connection = await self._connection.opened()
             held = _usable(await connection.created(self._where.names.of(namespace), dimension))
             self._collections[namespace] = held
         _require_dimension(namespace, held, dimension)
@@ -191,7 +167,7 @@ class ChromaIndex:
             await self._upsert(await self._created(namespace, dimension), records)
 
     async def _upsert(self, collection: AsyncCollection, records: list[Record]) -> None:
-        connection = await self._connected()
+        connection = await self._connection.opened()
         vectors: list[Sequence[float] | Sequence[int]] = [r.vector.tolist() for r in records]
         await connection.call(
             "upsert",
@@ -210,7 +186,7 @@ class ChromaIndex:
         call: Callable[[AsyncCollection], Awaitable[T]],
     ) -> T | None:
         """None when there is no such collection, or no longer."""
-        connection = await self._connected()
+        connection = await self._connection.opened()
         collection = await self._collection(namespace)
         if collection is None:
             return None
@@ -222,7 +198,7 @@ class ChromaIndex:
             return None if fresh is None else await connection.call(doing, partial(call, fresh))
 
     async def _ours(self) -> list[tuple[str, AsyncCollection]]:
-        connection = await self._connected()
+        connection = await self._connection.opened()
         found = [
             (self._where.names.namespace_of(c.name), c) for c in await connection.collections()
         ]
@@ -307,13 +283,7 @@ def _usable(collection: AsyncCollection) -> AsyncCollection:
 def _require_dimension(namespace: str, collection: AsyncCollection, dimension: int) -> None:
     from common.adapters.index.chroma_connection import dimension_of
 
-    held = dimension_of(collection)
-    if held is not None and held != dimension:
-        raise mismatch(namespace, held, dimension)
-
-
-def _parts(items: list[T], size: int) -> list[list[T]]:
-    return [items[start : start + size] for start in range(0, len(items), size)]
+    require_dimension(namespace, dimension_of(collection), dimension)
 
 
 def connect(url: str, settings: Settings, receiver: str) -> Index:

@@ -8,7 +8,6 @@ is made of are put together here, with an HTTP client of our own.
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -23,7 +22,7 @@ from chromadb.config import DEFAULT_DATABASE, DEFAULT_TENANT, Settings, System
 from chromadb.errors import ChromaError, NotFoundError
 from yarl import URL
 
-from common import telemetry
+from common.adapters.index.server_calls import answered, count_request, if_there
 from common.adapters.index.server_errors import NotThereError, refusal
 from common.ports.errors import PermanentError, TransientError
 
@@ -31,8 +30,6 @@ HNSW: Final = {"space": "cosine", "ef_construction": 200, "max_neighbors": 32, "
 """Finds 10 of the 10 nearest, and 98 of 100 of the 1,000 nearest, of 20,000 clustered vectors."""
 DIMENSION_FIELD: Final = "bloomweaver_dimension"
 
-_BROKEN: Final = (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError)
-"""A connection that was kept open, and that the server had closed."""
 _COLLECTIONS_A_PAGE: Final = 500
 
 T = TypeVar("T")
@@ -81,19 +78,12 @@ class ChromaConnection:
 
     async def collection(self, name: str) -> AsyncCollection | None:
         """None: there is none."""
-        try:
-            return self._opened(
-                await self.call(
-                    f"read collection {name}",
-                    lambda: self._server.get_collection(
-                        name, tenant=self._tenant, database=self._database
-                    ),
-                )
-            )
-        except NotThereError as error:
-            if "ollection" not in str(error):  # the tenant, the database, or a proxy's page
-                raise
-            return None
+        read = self.call(
+            f"read collection {name}",
+            lambda: self._server.get_collection(name, tenant=self._tenant, database=self._database),
+        )
+        found = await if_there(read)
+        return None if found is None else self._opened(found)
 
     async def created(self, name: str, dimension: int) -> AsyncCollection:
         """The one that exists, if there is one, whatever it is like."""
@@ -131,16 +121,8 @@ class ChromaConnection:
         return AsyncCollection(client=self._server, model=model, embedding_function=None)
 
     async def call(self, doing: str, make: Callable[[], Awaitable[T]]) -> T:
-        """Every call may be made twice: ids are written with the same record only."""
         try:
-            async with asyncio.timeout(self._timeout_seconds):
-                try:
-                    return await make()
-                except _BROKEN:
-                    return await make()
-        except (TimeoutError, httpx.TimeoutException) as error:
-            line = f"Chroma: no answer within {self._timeout_seconds:g} s to: {doing}"
-            raise TransientError(line) from error
+            return await answered("Chroma", doing, make, timeout_seconds=self._timeout_seconds)
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
             what = f"{type(error).__name__}: {error}"
             raise TransientError(f"Chroma at {self._base}: cannot {doing}: {what}") from error
@@ -180,10 +162,8 @@ def _settings(base: URL, token: str | None) -> Settings:
 
 
 async def _count(request: httpx.Request) -> None:
-    """`/api/v2/tenants/…/collections/ID/upsert`: the last part that is no name."""
-    last = request.url.path.rstrip("/").rpartition("/")[2]
-    operation = last if last in _OPERATIONS else "collections"
-    telemetry.OUTSIDE_CALLS.labels("chroma", operation).inc()
+    """`/api/v2/tenants/…/collections/ID/upsert`."""
+    count_request("chroma", request, _OPERATIONS)
 
 
 _OPERATIONS: Final = frozenset(

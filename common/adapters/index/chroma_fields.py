@@ -14,6 +14,8 @@ from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from common.adapters.index.metadata_numbers import EXACT_FLOAT, require_storable
+from common.adapters.index.scores import cosine
 from common.identity import DOCUMENT_KEY_LENGTH
 from common.model import Match, MetadataValue, Record
 from common.ports.errors import PermanentError
@@ -25,8 +27,6 @@ NAMES: Final = "names"
 """Of all the user's fields."""
 WHOLE: Final = "whole"
 TEXT, NUMBER, INTEGER, BOOLEAN, LIST = "s:", "n:", "i:", "b:", "l:"
-
-EXACT_FLOAT: Final = 2**53
 
 Stored = str | int | float | bool | list[str]
 
@@ -51,9 +51,9 @@ def fields(record: Record) -> Mapping[str, Any]:
 
 
 def match(record_id: str, distance: float, stored: dict[str, Any], text: str | None) -> Match:
-    """`distance`: 1 - cosine; rounding takes it a little out of [0, 2]."""
-    score = max(-1.0, min(1.0, 1.0 - distance))
-    return Match(id=record_id, score=score, text=text or "", **_described(record_id, stored))
+    """`distance`: 1 - cosine."""
+    described = _described(record_id, stored)
+    return Match(id=record_id, score=cosine(1.0 - distance), text=text or "", **described)
 
 
 def record(
@@ -72,10 +72,7 @@ def _whole(record: Record) -> str:
         "heading_path": list(record.heading_path),
         "metadata": dict(record.metadata),
     }
-    try:
-        return json.dumps(kept, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    except ValueError as error:
-        raise PermanentError(f"metadata of record {record.id}: numbers must be finite") from error
+    return json.dumps(kept, ensure_ascii=False, separators=(",", ":"))
 
 
 def _described(record_id: str, stored: dict[str, Any]) -> dict[str, Any]:
@@ -87,6 +84,7 @@ def _described(record_id: str, stored: dict[str, Any]) -> dict[str, Any]:
 
 
 def _typed(name: str, value: MetadataValue) -> Iterator[tuple[str, Stored]]:
+    require_storable(name, value)
     if isinstance(value, str):
         yield TEXT + name, value
     elif isinstance(value, bool):
@@ -99,8 +97,6 @@ def _typed(name: str, value: MetadataValue) -> Iterator[tuple[str, Stored]]:
 
 
 def _number(name: str, value: int | float) -> Iterator[tuple[str, Stored]]:
-    if isinstance(value, int) and not -(2**63) <= value < 2**63:
-        raise PermanentError(f"metadata field {name!r}: integers must fit 64 bits")
     yield NUMBER + name, float(value)
     if isinstance(value, int) and abs(value) >= EXACT_FLOAT:
         yield INTEGER + name, value

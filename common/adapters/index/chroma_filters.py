@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Final
 
 from common.adapters.index.chroma_fields import (
     BOOLEAN,
     DOCUMENT_KEY,
-    EXACT_FLOAT,
     INTEGER,
     LIST,
     NAMES,
@@ -16,6 +16,8 @@ from common.adapters.index.chroma_fields import (
     PLACE,
     TEXT,
 )
+from common.adapters.index.filter_terms import bound_of, folded, values_of
+from common.adapters.index.metadata_numbers import EXACT_FLOAT
 from common.identity import DOCUMENT_KEY_LENGTH
 from common.ports.errors import PermanentError
 from common.ports.index import FieldFilter, MetadataFilter
@@ -31,7 +33,7 @@ _NOTHING: Final[Where] = {PLACE: {"$lt": 0.0}}
 
 def condition(where: MetadataFilter) -> Where | None:
     """None: it is too long for Chroma."""
-    found = _condition(where)
+    found = folded(where, _field_condition, partial(_joined, "$and"), partial(_joined, "$or"))
     return found if _clauses(found) <= MAX_CLAUSES else None
 
 
@@ -46,17 +48,6 @@ def of_range(first: int, parts: int) -> Where:
     """Part `first` of `parts` of all records."""
     bounds = [{PLACE: {"$gte": first / parts}}, {PLACE: {"$lt": (first + 1) / parts}}]
     return _joined("$and", bounds)
-
-
-def _condition(where: MetadataFilter) -> Where:
-    if isinstance(where, FieldFilter):
-        return _field_condition(where)
-    parts = [_condition(part) for part in where.parts]
-    if where.mode == "all":
-        return _joined("$and", parts)
-    if where.mode == "any":
-        return _joined("$or", parts)
-    raise PermanentError(f"unknown filter mode {where.mode!r}: all and any are known")
 
 
 def _joined(mode: str, parts: Sequence[Where]) -> Where:
@@ -74,15 +65,14 @@ def _clauses(where: Where) -> int:
 
 
 def _field_condition(where: FieldFilter) -> Where:
-    value = where.value
-    values = value if isinstance(value, tuple) else (value,)
     if where.op in ("eq", "in"):
-        return _joined("$or", _equalities(where.field, values))
+        return _joined("$or", _equalities(where.field, values_of(where)))
     if where.op in ("ne", "nin"):
-        return _joined("$and", [_denied(one) for one in _equalities(where.field, values)])
+        denied = [_denied(one) for one in _equalities(where.field, values_of(where))]
+        return _joined("$and", denied)
     if where.op == "exists":
-        return {NAMES: {"$contains" if value else "$not_contains": where.field}}
-    return _range(where.field, where.op, value)
+        return {NAMES: {"$contains" if where.value else "$not_contains": where.field}}
+    return {NUMBER + where.field: {f"${where.op}": bound_of(where)}}
 
 
 _DENIALS: Final = {"$in": "$nin", "$contains": "$not_contains"}
@@ -124,11 +114,3 @@ def _numbers(values: Sequence[object]) -> tuple[list[float], list[int]]:
         else:
             numbers.append(float(value))
     return numbers, integers
-
-
-def _range(field: str, op: str, value: object) -> Where:
-    if op not in {"gt", "gte", "lt", "lte"}:
-        raise PermanentError(f"unknown filter operator {op!r}")
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise PermanentError(f"{op} compares numbers, not {value!r}")
-    return {NUMBER + field: {f"${op}": float(value)}}

@@ -14,14 +14,20 @@ def common_dimension(namespace: str, records: Sequence[Record]) -> int:
     """Of all `records`. Raises DimensionMismatchError, and PermanentError for NaN and infinity."""
     dimension = len(records[0].vector)
     for record in records:
-        if len(record.vector) != dimension:
-            raise mismatch(namespace, dimension, len(record.vector))
-        if not math.isfinite(sum(record.vector)):
-            raise PermanentError(f"the vector of record {record.id} is not finite")
+        require_dimension(namespace, dimension, len(record.vector))
+        require_finite(record)
     return dimension
 
 
-def mismatch(namespace: str, held: int, given: int) -> DimensionMismatchError:
-    return DimensionMismatchError(
-        f"namespace {namespace!r} holds vectors of {held} dimensions, this one has {given}"
-    )
+def require_dimension(namespace: str, held: int | None, given: int) -> None:
+    """`held`: None where nothing was written yet. Raises DimensionMismatchError."""
+    if held is not None and held != given:
+        raise DimensionMismatchError(
+            f"namespace {namespace!r} holds vectors of {held} dimensions, this one has {given}"
+        )
+
+
+def require_finite(record: Record) -> None:
+    """Raises PermanentError: what is not finite would travel as null."""
+    if not math.isfinite(sum(record.vector)):
+        raise PermanentError(f"the vector of record {record.id} is not finite")

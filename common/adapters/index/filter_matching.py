@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Final
 
+from common.adapters.index.filter_terms import folded
+from common.adapters.index.metadata_numbers import is_number
 from common.model import MetadataValue
 from common.ports.errors import PermanentError
 from common.ports.index import FieldFilter, MetadataFilter
@@ -14,14 +17,7 @@ _POSITIVE: Final = {"ne": "eq", "nin": "in"}
 
 def matches(metadata: Mapping[str, MetadataValue], where: MetadataFilter) -> bool:
     """Raises PermanentError for an operator or a mode that nobody knows."""
-    if isinstance(where, FieldFilter):
-        return _field_matches(metadata, where)
-    parts = (matches(metadata, part) for part in where.parts)
-    if where.mode == "all":
-        return all(parts)
-    if where.mode == "any":
-        return any(parts)
-    raise PermanentError(f"unknown filter mode {where.mode!r}: all and any are known")
+    return folded(where, partial(_field_matches, metadata), all, any)
 
 
 def _field_matches(metadata: Mapping[str, MetadataValue], where: FieldFilter) -> bool:
@@ -52,14 +48,10 @@ def _same(item: object, operand: object) -> bool:
 
 
 def _in_range(item: object, op: str, operand: object) -> bool:
-    if not (_is_number(item) and _is_number(operand)):
+    if not (is_number(item) and is_number(operand)):
         return False
-    left, right = float(item), float(operand)  # type: ignore[arg-type]
+    left, right = float(item), float(operand)
     results = {"gt": left > right, "gte": left >= right, "lt": left < right, "lte": left <= right}
     if op not in results:
         raise PermanentError(f"unknown filter operator {op!r}")
     return results[op]
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -15,10 +15,10 @@ from pinecone.errors.exceptions import (
     PineconeConnectionError,
     PineconeError,
     PineconeTimeoutError,
-    RateLimitError,
     ResponseParsingError,
 )
 
+from common.adapters.index.server_errors import seconds_of
 from common.ports.errors import PermanentError, PortError, TransientError
 from common.ports.index import DimensionMismatchError
 
@@ -115,12 +115,5 @@ def _of_service(error: ApiError, doing: str) -> Explained:
 
 def _retry_after(error: ApiError) -> float | None:
     """Seconds; None when the service did not say, or said a date."""
-    if isinstance(error, RateLimitError) and error.retry_after is not None:
-        return error.retry_after
-    for name, value in (error.headers or {}).items():
-        if name.lower() == "retry-after":
-            try:
-                return max(float(value), 0.0)
-            except ValueError:
-                return None
-    return None
+    headers = {name.lower(): value for name, value in (error.headers or {}).items()}
+    return seconds_of(headers.get("retry-after"))

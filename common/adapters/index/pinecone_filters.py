@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
+from common.adapters.index.filter_terms import bound_of, folded, values_of
+from common.adapters.index.metadata_numbers import is_number
 from common.adapters.index.pinecone_records import DOCUMENT, EMPTY, stored_name
-from common.ports.errors import PermanentError
-from common.ports.index import FieldFilter, Filter, MetadataFilter
+from common.ports.index import FieldFilter, MetadataFilter
 
 Condition = dict[str, Any]
 
@@ -20,18 +21,7 @@ _NOTHING: Final[Condition] = {DOCUMENT: {"$exists": False}}
 
 
 def condition(where: MetadataFilter) -> Condition:
-    if isinstance(where, FieldFilter):
-        return _field_condition(where)
-    return _combined(where)
-
-
-def _combined(where: Filter) -> Condition:
-    parts = [condition(part) for part in where.parts]
-    if where.mode == "all":
-        return _all(parts)
-    if where.mode == "any":
-        return _any(parts)
-    raise PermanentError(f"unknown filter mode {where.mode!r}: all and any are known")
+    return folded(where, _field_condition, _all, _any)
 
 
 def _all(parts: list[Condition]) -> Condition:
@@ -47,18 +37,16 @@ def _any(parts: list[Condition]) -> Condition:
 
 
 def _field_condition(where: FieldFilter) -> Condition:
-    name, op, value = stored_name(where.field), where.op, where.value
+    name, op = stored_name(where.field), where.op
     if op == "exists":
-        return _exists(name, bool(value))
+        return _exists(name, bool(where.value))
     if op in ("eq", "in"):
-        return _any(_equal(name, _values(value), "$eq", "$in"))
+        return _any(_equal(name, values_of(where), "$eq", "$in"))
     if op in ("ne", "nin"):
-        others = _all(_equal(name, _values(value), "$ne", "$nin"))
+        others = _all(_equal(name, values_of(where), "$ne", "$nin"))
         # A field with an empty list is not stored as such: it is no different from a missing one.
         return _any([others, {name: {"$exists": False}}])
-    if op in ("gt", "gte", "lt", "lte") and _is_number(value):
-        return {name: {f"${op}": value}}
-    raise PermanentError(f"a filter cannot apply {op!r} to {value!r}")
+    return {name: {f"${op}": bound_of(where)}}
 
 
 def _exists(name: str, wanted: bool) -> Condition:
@@ -69,21 +57,13 @@ def _exists(name: str, wanted: bool) -> Condition:
     return _all([{name: {"$exists": False}}, no_empty])
 
 
-def _values(value: object) -> Sequence[object]:
-    return value if isinstance(value, tuple) else (value,)
-
-
 def _equal(name: str, values: Sequence[object], one: str, among: str) -> list[Condition]:
     """A condition for each kind of value."""
     booleans = {value for value in values if isinstance(value, bool)}
     texts = [value for value in values if isinstance(value, str)]
-    numbers = [value for value in values if _is_number(value)]
+    numbers = [value for value in values if is_number(value)]
     found: list[Condition] = [{name: {one: value}} for value in sorted(booleans)]
     groups = [group for group in (texts, numbers) if group]
     return found + [
         {name: {one: group[0]} if len(group) == 1 else {among: group}} for group in groups
     ]
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -8,13 +8,15 @@ What Pinecone cannot tell apart (1 and 1.0, an empty list and none) is told besi
 from __future__ import annotations
 
 import json
-import math
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from common.adapters.index.dimensions import require_finite
+from common.adapters.index.metadata_numbers import is_number, require_storable
 from common.adapters.index.pinecone_limits import METADATA_BYTES
+from common.adapters.index.scores import cosine
 from common.model import Match, Metadata, MetadataValue, Record
 from common.ports.errors import PermanentError
 from common.ports.index import DimensionMismatchError
@@ -52,9 +54,7 @@ def encode(namespace: str, records: Sequence[Record], dimension: int) -> list[En
 def _encoded(namespace: str, record: Record, dimension: int) -> Encoded:
     if len(record.vector) != dimension:
         raise mismatch(namespace, dimension, len(record.vector))
-    if not math.isfinite(sum(record.vector)):
-        # It would travel as null.
-        raise PermanentError(f"the vector of record {record.id} is not finite")
+    require_finite(record)
     # Nine digits name a float32 exactly, in half the bytes that its float64 takes.
     values = [float(f"{component:.9g}") for component in record.vector]
     body = {"id": record.id, "values": values, "metadata": stored(record)}
@@ -97,7 +97,8 @@ def _stored_metadata(metadata: Metadata) -> dict[str, Any]:
         if value == []:
             empty.append(stored_name(name))
         else:
-            fields[stored_name(name)] = _checked(name, value)
+            require_storable(name, value)
+            fields[stored_name(name)] = value
     numbers = [fields[name] for name in _numeric(fields)]
     if numbers:
         fields[_NUMBERS] = json.dumps(numbers, separators=(",", ":"))
@@ -106,28 +107,15 @@ def _stored_metadata(metadata: Metadata) -> dict[str, Any]:
     return fields
 
 
-def _checked(name: str, value: MetadataValue) -> MetadataValue:
-    if isinstance(value, int) and not -(2**63) <= value < 2**63:
-        raise PermanentError(f"metadata field {name!r}: integers must fit 64 bits")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise PermanentError(f"metadata field {name!r}: numbers must be finite")
-    return value
-
-
 def _numeric(fields: Mapping[str, Any]) -> list[str]:
     """Names of the user's fields that hold numbers, sorted."""
-    return sorted(
-        name
-        for name, value in fields.items()
-        if isinstance(value, int | float) and not isinstance(value, bool) and _is_users(name)
-    )
+    return sorted(name for name, value in fields.items() if is_number(value) and _is_users(name))
 
 
 def match(record_id: str, score: float, metadata: Mapping[str, Any] | None) -> Match | None:
     """None for a record that somebody else wrote, or changed beyond reading."""
     fields = _fields(record_id, metadata or {})
-    # Rounding takes the cosine of equal vectors a little over 1.
-    return Match(score=max(-1.0, min(1.0, score)), **fields) if fields else None
+    return Match(score=cosine(score), **fields) if fields else None
 
 
 def record(

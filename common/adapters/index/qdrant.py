@@ -6,22 +6,23 @@ then, and queries see them.
 
 from __future__ import annotations
 
-import asyncio
-import importlib
 import re
 from array import array
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from common.adapters.index.dimensions import common_dimension, mismatch
+from common.adapters.index.batches import batches, id_batches
+from common.adapters.index.dimensions import common_dimension, require_dimension
 from common.adapters.index.qdrant_filters import Condition, of_document, whole_filter
-from common.adapters.index.qdrant_payload import cosine, fields
-from common.adapters.index.server_errors import KeyRefusedError, NotThereError
+from common.adapters.index.qdrant_payload import fields
+from common.adapters.index.scores import cosine
+from common.adapters.index.server_connection import LateConnection
+from common.adapters.index.server_errors import NotThereError, at_start
 from common.adapters.index.server_url import ServerUrl, parse_server_url, require_library
 from common.model import Match, Record, Vector
 from common.ports.errors import PermanentError
-from common.ports.index import FreshnessToken, Index, IndexUnavailableError, MetadataFilter
+from common.ports.index import FreshnessToken, Index, MetadataFilter
 from common.settings import Settings
 
 if TYPE_CHECKING:
@@ -45,20 +46,20 @@ class QdrantIndex:
 
     def __init__(self, server: ServerUrl, *, api_key: str | None, timeout_seconds: float) -> None:
         self._where = server
-        self._api_key = api_key
-        self._timeout_seconds = timeout_seconds
-        self._connection: QdrantConnection | None = None
-        self._connecting = asyncio.Lock()
+        self._connection: LateConnection[QdrantConnection] = LateConnection(
+            "common.adapters.index.qdrant_connection",
+            lambda module: module.QdrantConnection(
+                server.base, api_key=api_key, timeout_seconds=timeout_seconds
+            ),
+        )
         self._dimensions: dict[str, int] = {}
         self._indexed: set[str] = set()
         """Namespaces whose document keys have an index for certain."""
-        self._closed = False
 
     async def upsert(self, namespace: str, records: Sequence[Record]) -> FreshnessToken:
         if records:
             dimension = common_dimension(namespace, records)
-            for start in range(0, len(records), RECORDS_A_CALL):
-                part = records[start : start + RECORDS_A_CALL]
+            for part in batches(records, RECORDS_A_CALL):
                 await self._write(namespace, dimension, part)
         return ""
 
@@ -68,7 +69,7 @@ class QdrantIndex:
         """Writes are visible when they return."""
 
     async def delete(self, namespace: str, ids: Sequence[str]) -> None:
-        for part in _parts(ids, IDS_A_CALL):
+        for part in id_batches(ids, IDS_A_CALL):
             await self._on(namespace, partial(_delete, part))
 
     async def query(
@@ -86,8 +87,7 @@ class QdrantIndex:
         held = await self._dimension(namespace)
         if held is None or top_k < 1:
             return []
-        if held != len(vector):
-            raise mismatch(namespace, held, len(vector))
+        require_dimension(namespace, held, len(vector))
         wanted = None if where is None else whole_filter(where)
         nearest = vector.tolist()
         found = await self._on(namespace, lambda c, name: c.nearest(name, nearest, top_k, wanted))
@@ -96,7 +96,7 @@ class QdrantIndex:
     async def fetch(self, namespace: str, ids: Sequence[str]) -> list[Record]:
         """Vectors come back normalised."""
         found: list[models.Record] = []
-        for part in _parts(ids, RECORDS_A_CALL):
+        for part in id_batches(ids, RECORDS_A_CALL):
             found += await self._on(namespace, partial(_fetch, part)) or []
         return [_record(point) for point in found]
 
@@ -118,26 +118,20 @@ class QdrantIndex:
 
     async def namespaces(self) -> list[str]:
         """In order of name, those whose records were all deleted included."""
-        connection = await self._connected()
+        connection = await self._connection.opened()
         found = [self._where.names.namespace_of(name) for name in await connection.collections()]
         return sorted(namespace for namespace in found if namespace is not None)
 
     async def close(self) -> None:
-        self._closed = True
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            await connection.close()
+        await self._connection.close()
 
     async def check(self) -> str:
         """Reached, let in, and new enough."""
-        connection = await self._connected()
-        try:
+        connection = await self._connection.opened()
+        address = "the address in BLOOMWEAVER_INDEX_URL"
+        with at_start(key="BLOOMWEAVER_QDRANT_API_KEY", address=address):
             version = await connection.version()
             namespaces = await self.namespaces()
-        except KeyRefusedError as error:
-            raise PermanentError(f"{error} (check BLOOMWEAVER_QDRANT_API_KEY)") from error
-        except NotThereError as error:
-            raise PermanentError(f"{error} (check the address in BLOOMWEAVER_INDEX_URL)") from error
         if _numbers(version) < OLDEST_VERSION:
             needed = ".".join(map(str, OLDEST_VERSION))
             raise PermanentError(f"Qdrant {version} is too old: {needed} or newer is needed")
@@ -145,35 +139,17 @@ class QdrantIndex:
 
     async def check_dimension(self, dimension: int) -> None:
         """Raises DimensionMismatchError if a namespace of ours has another."""
-        connection = await self._connected()
+        connection = await self._connection.opened()
         for namespace in await self.namespaces():
             held = await connection.dimension(self._where.names.of(namespace))
-            if held is not None and held != dimension:
-                raise mismatch(namespace, held, dimension)
+            require_dimension(namespace, held, dimension)
 
-    # The connection, and a namespace's collection.
-
-    async def _connected(self) -> QdrantConnection:
-        if self._closed:
-            raise IndexUnavailableError("the index was closed")
-        async with self._connecting:
-            if self._connection is None:
-                self._connection = await self._open()
-        return self._connection
-
-    async def _open(self) -> QdrantConnection:
-        module = await asyncio.to_thread(
-            importlib.import_module, "common.adapters.index.qdrant_connection"
-        )
-        opened: QdrantConnection = module.QdrantConnection(
-            self._where.base, api_key=self._api_key, timeout_seconds=self._timeout_seconds
-        )
-        return opened
+    # A namespace's collection.
 
     async def _dimension(self, namespace: str) -> int | None:
         """None: nothing was ever written to the namespace."""
         if namespace not in self._dimensions:
-            connection = await self._connected()
+            connection = await self._connection.opened()
             held = await connection.dimension(self._where.names.of(namespace))
             if held is None:
                 return None
@@ -181,7 +157,7 @@ class QdrantIndex:
         return self._dimensions[namespace]
 
     async def _write(self, namespace: str, dimension: int, records: Sequence[Record]) -> None:
-        connection = await self._connected()
+        connection = await self._connection.opened()
         name = self._where.names.of(namespace)
         await self._prepare(namespace, dimension)
         try:
@@ -194,14 +170,13 @@ class QdrantIndex:
     async def _prepare(self, namespace: str, dimension: int) -> None:
         """The collection and its index are there. A rival that creates the collection too, and
         first, gave it the dimension that counts."""
-        connection = await self._connected()
+        connection = await self._connection.opened()
         name = self._where.names.of(namespace)
         held = await self._dimension(namespace)
         if held is None:
             await connection.create(name, dimension)
             held = await self._dimension(namespace)
-        if held is not None and held != dimension:
-            raise mismatch(namespace, held, dimension)
+        require_dimension(namespace, held, dimension)
         if namespace not in self._indexed:
             await connection.index_document_keys(name)
             self._indexed.add(namespace)
@@ -214,7 +189,7 @@ class QdrantIndex:
         self, namespace: str, call: Callable[[QdrantConnection, str], Awaitable[T]]
     ) -> T | None:
         """None when there is no such collection, or no longer."""
-        connection = await self._connected()
+        connection = await self._connection.opened()
         if await self._dimension(namespace) is None:
             return None
         try:
@@ -253,11 +228,6 @@ def _payload(point: models.ScoredPoint | models.Record) -> dict[str, Any]:
     if point.payload is None or "id" not in point.payload:
         raise PermanentError(f"point {point.id} in the index is not one of ours")
     return point.payload
-
-
-def _parts(ids: Sequence[str], size: int) -> list[list[str]]:
-    unique = list(dict.fromkeys(ids))
-    return [unique[start : start + size] for start in range(0, len(unique), size)]
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -6,7 +6,6 @@ this module is imported in a thread, when the first call is made.
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, TypeVar
@@ -21,18 +20,16 @@ from qdrant_client.http.exceptions import (
 )
 from yarl import URL
 
-from common import telemetry
 from common.adapters.index.qdrant_filters import Condition
 from common.adapters.index.qdrant_payload import DOCUMENT_KEY_FIELD, payload, point_id
-from common.adapters.index.server_errors import NotThereError, refusal
+from common.adapters.index.server_calls import answered, count_request, if_there
+from common.adapters.index.server_errors import refusal
 from common.model import Record
 from common.ports.errors import PermanentError, PortError, TransientError
 
 DEFAULT_PORT: Final = 6333
 MIN_EF: Final = 128
 """Candidates that a search of the graph keeps at least; twice what is asked for if that is more."""
-_BROKEN: Final = (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError)
-"""A connection that was kept open, and that the server had closed."""
 _OPERATIONS: Final = {"query", "scroll", "count", "delete", "points", "index"}
 
 T = TypeVar("T")
@@ -68,13 +65,9 @@ class QdrantConnection:
 
     async def dimension(self, name: str) -> int | None:
         """None: there is no such collection. Raises PermanentError for one that is not ours."""
-        try:
-            info = await self._call(
-                f"read collection {name}", lambda: self._client.get_collection(name)
-            )
-        except NotThereError as error:
-            if "ollection" not in str(error):  # a proxy's page, or another service
-                raise
+        read = self._call(f"read collection {name}", lambda: self._client.get_collection(name))
+        info = await if_there(read)
+        if info is None:
             return None
         vectors = info.config.params.vectors
         if not isinstance(vectors, models.VectorParams) or vectors.distance != _COSINE:
@@ -166,18 +159,10 @@ class QdrantConnection:
         return (await self._call("count", lambda: self._client.count(name, exact=True))).count
 
     async def _call(self, doing: str, make: Callable[[], Awaitable[T]]) -> T:
-        """Every call may be made twice: ids are written with the same record only."""
         try:
-            async with asyncio.timeout(self._timeout_seconds):
-                try:
-                    return await make()
-                except ResponseHandlingException as error:
-                    if not isinstance(error.source, _BROKEN):
-                        raise
-                    return await make()
-        except TimeoutError as error:
-            line = f"Qdrant: no answer within {self._timeout_seconds:g} s to: {doing}"
-            raise TransientError(line) from error
+            return await answered(
+                "Qdrant", doing, make, timeout_seconds=self._timeout_seconds, cause=_cause
+            )
         except (ApiException, QdrantException) as error:
             raise self._translated(error, doing) from error
         except ValueError as error:  # refused by the client itself
@@ -190,18 +175,20 @@ class QdrantConnection:
             return refusal("Qdrant", error.status_code or 0, said, retry_after)
         if isinstance(error, ResourceExhaustedResponse):
             return refusal("Qdrant", 429, error.message, str(error.retry_after_s))
-        source = error.source if isinstance(error, ResponseHandlingException) else error
-        what = f"{type(source).__name__}: {source}"
+        cause = _cause(error)
+        what = f"{type(cause).__name__}: {cause}"
         return TransientError(f"Qdrant at {self._base}: cannot {doing}: {what}")
 
 
 _COSINE: Final = models.Distance.COSINE
 
 
+def _cause(error: Exception) -> Exception:
+    return error.source if isinstance(error, ResponseHandlingException) else error
+
+
 async def _counted(
     request: httpx.Request, send: Callable[[httpx.Request], Awaitable[httpx.Response]]
 ) -> httpx.Response:
-    last = request.url.path.rstrip("/").rpartition("/")[2]
-    operation = last if last in _OPERATIONS else "collections"
-    telemetry.OUTSIDE_CALLS.labels("qdrant", operation).inc()
+    count_request("qdrant", request, _OPERATIONS)
     return await send(request)

@@ -43,7 +43,7 @@ from typing import Final, TypeVar
 
 import structlog
 
-from common.adapters.index.dimensions import common_dimension, mismatch
+from common.adapters.index.dimensions import common_dimension, require_dimension
 from common.adapters.index.qdrant_edge_filters import condition, prefix_filter
 from common.adapters.index.qdrant_edge_merge import Build, ChildBuild
 from common.adapters.index.qdrant_edge_namespace import (
@@ -186,7 +186,7 @@ class QdrantEdgeIndex:
             held = self._namespace(namespace)
             if held is None or top_k < 1:
                 return []
-            _require_dimension(held, len(vector))
+            require_dimension(namespace, held.dimension, len(vector))
             wanted = None if where is None else condition(where)
             return [match(found) for found in held.nearest(vector, top_k, wanted)]
 
@@ -356,7 +356,7 @@ class QdrantEdgeIndex:
         held = self._namespace(name, dimension)
         if held is None:
             raise AssertionError("a namespace is created when a dimension is given")
-        _require_dimension(held, dimension)
+        require_dimension(name, held.dimension, dimension)
         return held
 
     def _load(self, name: str, create_dimension: int | None) -> Namespace | None:
@@ -420,11 +420,6 @@ def _remove(merge: Merge, replaced: Sequence[Shard]) -> None:
     for shard in replaced:
         remove(shard.folder)
     remove(Path(f"{merge.order.target}.errors"))
-
-
-def _require_dimension(held: Namespace, dimension: int) -> None:
-    if held.dimension != dimension:
-        raise mismatch(held.name, held.dimension, dimension)
 
 
 def _lock(path: Path) -> int:

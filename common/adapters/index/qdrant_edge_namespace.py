@@ -48,7 +48,7 @@ from common.adapters.index.qdrant_edge_shard import (
     sync_tree,
     used_bytes,
 )
-from common.ports.errors import PermanentError, TransientError
+from common.ports.errors import TransientError
 
 _FORMATS: Final = (1, 2)
 _FIRST: Final = "shard"
@@ -334,15 +334,16 @@ def is_namespace(folder: Path) -> bool:
 
 
 def read_description(folder: Path) -> dict[str, Any]:
-    """Always with a list of shards. Raises PermanentError."""
+    """Always with a list of shards. Raises TransientError: what is to be mended here is no fault of
+    the document in hand."""
     try:
         description: dict[str, Any] = json.loads((folder / _DESCRIPTION).read_bytes())
     except (OSError, ValueError) as error:
-        raise PermanentError(
+        raise TransientError(
             f"the index folder {folder.name} has no readable {_DESCRIPTION}: restore it"
         ) from error
     if description.get("format") not in _FORMATS:
-        raise PermanentError(
+        raise TransientError(
             f"the index folder {folder.name} has format {description.get('format')}; "
             f"this version reads {_FORMATS[0]} to {_FORMATS[-1]}"
         )

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import qdrant_edge as qdrant
 
-from common.adapters.index.qdrant_payload import cosine, fields, payload, point_id, stored_name
+from common.adapters.index.qdrant_payload import fields, payload, point_id, stored_name
+from common.adapters.index.scores import cosine
 from common.model import Match, Record
 from common.ports.errors import PermanentError
 

@@ -1,19 +1,18 @@
-"""Metadata filters in the JSON of Qdrant's REST API; the embedded index has them as objects."""
+"""Metadata filters in the JSON of Qdrant's REST API; `qdrant_edge_filters` makes objects of it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
+from common.adapters.index.filter_terms import bound_of, folded, values_of
+from common.adapters.index.metadata_numbers import EXACT_FLOAT
 from common.adapters.index.qdrant_payload import DOCUMENT_KEY_FIELD, metadata_path
 from common.identity import DOCUMENT_KEY_LENGTH
 from common.ports.errors import PermanentError
 from common.ports.index import FieldFilter, MetadataFilter
 
 Condition = dict[str, Any]
-
-_EXACT_FLOAT: Final = 2**53
-"""Above it integers have no exact float, and ranges compare floats."""
 
 
 def of_document(prefix: str) -> Condition | None:
@@ -26,18 +25,15 @@ def of_document(prefix: str) -> Condition | None:
 
 def whole_filter(where: MetadataFilter) -> Condition:
     """A filter may stand within a filter, a single condition may not stand alone."""
-    return {"must": [_condition(where)]}
+    return _all_of([condition(where)])
 
 
-def _condition(where: MetadataFilter) -> Condition:
-    if isinstance(where, FieldFilter):
-        return _field_condition(where)
-    parts = [_condition(part) for part in where.parts]
-    if where.mode == "all":
-        return {"must": parts}
-    if where.mode == "any":
-        return _any_of(parts)
-    raise PermanentError(f"unknown filter mode {where.mode!r}: all and any are known")
+def condition(where: MetadataFilter) -> Condition:
+    return folded(where, _field_condition, _all_of, _any_of)
+
+
+def _all_of(conditions: list[Condition]) -> Condition:
+    return {"must": conditions}
 
 
 def _any_of(conditions: list[Condition]) -> Condition:
@@ -47,16 +43,14 @@ def _any_of(conditions: list[Condition]) -> Condition:
 
 def _field_condition(where: FieldFilter) -> Condition:
     key = metadata_path(where.field)
-    value = where.value
-    values = value if isinstance(value, tuple) else (value,)
     if where.op in {"eq", "in"}:
-        return _any_of(_memberships(key, values))
+        return _any_of(_memberships(key, values_of(where)))
     if where.op in {"ne", "nin"}:
-        return _not(_any_of(_memberships(key, values)))
+        return _not(_any_of(_memberships(key, values_of(where))))
     if where.op == "exists":
         empty = {"is_empty": {"key": key}}
-        return _not(empty) if value else empty
-    return _range(key, where.op, value)
+        return _not(empty) if where.value else empty
+    return {"key": key, "range": {where.op: bound_of(where)}}
 
 
 def _memberships(key: str, values: Sequence[object]) -> list[Condition]:
@@ -75,17 +69,9 @@ def _not(condition: Condition) -> Condition:
 def _equals(key: str, value: object) -> Condition:
     if isinstance(value, bool):
         return {"key": key, "match": {"value": value}}
-    if isinstance(value, int) and abs(value) >= _EXACT_FLOAT:
+    if isinstance(value, int) and abs(value) >= EXACT_FLOAT:
         return {"key": key, "match": {"value": value}}
     if isinstance(value, int | float):
         # An integer match would miss 1.0 for 1, and there is no match for floats.
         return {"key": key, "range": {"gte": float(value), "lte": float(value)}}
     raise PermanentError(f"a filter cannot compare with {value!r}")
-
-
-def _range(key: str, op: str, value: object) -> Condition:
-    if op not in {"gt", "gte", "lt", "lte"}:
-        raise PermanentError(f"unknown filter operator {op!r}")
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise PermanentError(f"{op} compares numbers, not {value!r}")
-    return {"key": key, "range": {op: float(value)}}

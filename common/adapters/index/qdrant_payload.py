@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import uuid
 from typing import Any, Final
 
+from common.adapters.index.metadata_numbers import require_storable
 from common.identity import DOCUMENT_KEY_LENGTH
 from common.model import MetadataValue, Record
-from common.ports.errors import PermanentError
 
 DOCUMENT_KEY_FIELD: Final = "dk"
 """Indexed: all records of a document are found by it."""
@@ -57,11 +56,6 @@ def fields(kept: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def cosine(score: float) -> float:
-    """Rounding takes the cosine of equal vectors a little over 1."""
-    return max(-1.0, min(1.0, score))
-
-
 # A quoted path takes any character but these two, and knows no escape for them.
 _ESCAPES: Final = (("%", "%25"), ('"', "%22"), ("\\", "%5C"))
 
@@ -85,8 +79,5 @@ def _user_name(name: str) -> str:
 
 def _stored(name: str, value: MetadataValue) -> object:
     """The engine takes an empty list for no value; an empty object, never a user's, exists."""
-    if isinstance(value, int) and not -(2**63) <= value < 2**63:
-        raise PermanentError(f"metadata field {name!r}: integers must fit 64 bits")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise PermanentError(f"metadata field {name!r}: numbers must be finite")
+    require_storable(name, value)
     return {} if value == [] else value

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from common.ports.errors import PermanentError, PortError, TransientError
 
 _LONGEST_SAID = 300
@@ -25,10 +28,21 @@ def refusal(service: str, status: int, said: str, retry_after: str | None = None
         return NotThereError(line)
     if status in (400, 413, 422):
         return PermanentError(line)
-    return TransientError(line, retry_after_seconds=_seconds(retry_after))
+    return TransientError(line, retry_after_seconds=seconds_of(retry_after))
 
 
-def _seconds(retry_after: str | None) -> float | None:
+@contextmanager
+def at_start(*, key: str, address: str) -> Iterator[None]:
+    """What a person must mend is permanent at a role's start: `key` and `address` say where."""
+    try:
+        yield
+    except KeyRefusedError as error:
+        raise PermanentError(f"{error} (check {key})") from error
+    except NotThereError as error:
+        raise PermanentError(f"{error} (check {address})") from error
+
+
+def seconds_of(retry_after: str | None) -> float | None:
     """A date, which servers may send too, is taken for nothing said."""
     try:
         seconds = float(retry_after or "")

@@ -10,13 +10,15 @@ cannot be told from the one that is moved.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
 from common.aws.s3_bucket import S3Bucket, bucket_and_prefix, is_missing, is_refused
+from common.aws.s3_listing import Found, pages
 from common.aws.s3_versions import delete_versions, newest_of, versions_of
-from common.landing import key_of, longest_name_bytes, notices_in, reason_key
+from common.landing import key_of, longest_name_bytes, notices_in, reason_key, waiting_name
 from common.ports.landing import (
     Area,
     LandedObject,
@@ -110,6 +112,26 @@ class S3Landing:
             reason = reason_key(self._prefix, name)
             async with self._bucket.call(f"delete {reason}") as call:
                 await call.s3.delete_object(Bucket=self._bucket.name, Key=reason)
+
+    async def waiting(self, *, before: float) -> AsyncIterator[list[str]]:
+        async for page in pages(self._bucket, self._key(Area.INCOMING, "")):
+            old = [found for found in page if found.put_by < before]
+            named = [
+                (name, found)
+                for found in old
+                if (name := waiting_name(self._prefix, found.key, found.size_bytes)) is not None
+            ]
+            yield [name for name, found in named if not await self._stays(name, found)]
+
+    async def _stays(self, name: str, found: Found) -> bool:
+        """Whether it cannot be moved, and a reason that was written since lies beside it."""
+        if found.size_bytes <= MAX_COPY_BYTES:
+            return False
+        key = reason_key(self._prefix, name)
+        async for page in pages(self._bucket, key):
+            # Keys come in order, and `key` is the first of those that begin with it.
+            return any(one.key == key and one.put_by >= found.put_by for one in page[:1])
+        return False
 
     def _key(self, area: Area, name: str) -> str:
         return key_of(self._prefix, area, name)

@@ -68,6 +68,15 @@ class QueueNames:
     def every(self) -> list[str]:
         return [*self.of.values(), *self.variants, self.dead_letters]
 
+    def setting_of(self, name: str) -> str:
+        """The variable that names the queue."""
+        if name == self.dead_letters:
+            return "BLOOMWEAVER_DEAD_LETTER_QUEUE_NAME"
+        for queue, of in self.of.items():
+            if name == of and not (queue is QueueName.CHANGE and self.variants):
+                return f"BLOOMWEAVER_{queue.upper()}_QUEUE_NAME"
+        return "BLOOMWEAVER_CHANGE_QUEUE_NAME or BLOOMWEAVER_EMBEDDING_VARIANTS"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waits:
@@ -90,6 +99,8 @@ class SqsQueue:
 
     What SQS cannot do, and what follows:
     - A standard queue keeps no order, and may deliver a message twice at a time.
+    - Its fairness is not turns: the namespace is the message group, and SQS prefers groups that are
+      quiet when it has noticed a noisy one. So this is no FairQueue.
     - It cannot lower a receive count: `release` sends a copy with the same id and deletes the
       message. A death between the two leaves both. A delay is 15 minutes at most.
     - It takes a delete with a stale receipt for done. So a lease ends here by the clock, counted
@@ -155,7 +166,8 @@ class SqsQueue:
     async def check(self) -> str:
         """Raises as Checkable says. Warnings are part of the line: they stop nobody."""
         every = self._names.every
-        found = await asyncio.gather(*[checked(self._api, name) for name in every])
+        setting_of = self._names.setting_of
+        found = await asyncio.gather(*[checked(self._api, n, setting_of(n)) for n in every])
         by_name = dict(zip(every, found, strict=True))
         return line_of(by_name, self._names, self._max_receives, self._visibility_seconds)
 
@@ -378,6 +390,10 @@ class SqsQueue:
         with self._leases.settling(delivery) as until:
             letter = replace(copy_of(delivery), receipt=delivery.receipt)
             await self._explain(HeldLetter(letter, until), reason)
+
+    async def dismiss(self, delivery: Delivery) -> None:
+        with self._leases.settling(delivery) as until:
+            await self._line(self._names.dead_letters).delete(delivery.receipt, until)
 
     async def _explain(self, held: HeldLetter, reason: str) -> None:
         await self._letters.add(held.letter, reason, longest_wait_seconds=0.0)

@@ -6,8 +6,10 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Protocol
 
+from botocore.exceptions import ClientError
+
 from common.adapters.queue.sqs_api import SqsApi
-from common.aws.errors import AwsSetupError, at_start
+from common.aws.errors import AwsSetupError, at_start, code_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,6 +19,8 @@ SHORTEST_VISIBILITY_SECONDS = 30
 
 LONGEST_RETENTION_SECONDS = 14 * 86400
 """SQS's own limit. Lost work is woken again from the registry; a lost dead letter is not."""
+
+MISSING_QUEUE = frozenset({"AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist"})
 
 Attributes = Mapping[str, str]
 
@@ -31,9 +35,18 @@ class Names(Protocol):
     def every(self) -> Sequence[str]: ...
 
 
-async def checked(api: SqsApi, name: str) -> Attributes:
-    """The queue's attributes. Raises PermanentError for what must be mended."""
-    attributes = await api.attributes(name, at_start)
+async def checked(api: SqsApi, name: str, setting: str) -> Attributes:
+    """The queue's attributes. Raises PermanentError for what must be mended.
+
+    `setting` is told where there is no such queue: the variable that names it.
+    """
+    try:
+        attributes = await api.attributes(name, at_start)
+    except AwsSetupError as error:
+        cause = error.__cause__
+        if isinstance(cause, ClientError) and code_of(cause) in MISSING_QUEUE:
+            raise AwsSetupError(f"{error}: {setting}={name}") from cause
+        raise
     if attributes.get("FifoQueue") == "true":
         raise AwsSetupError(f"{name} is a FIFO queue: create a standard queue instead")
     return attributes

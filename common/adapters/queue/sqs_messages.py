@@ -3,6 +3,9 @@
 SQS cannot lower a receive count and gives every copy a new id, so that the id, the time of the
 first send and the receives of earlier copies travel with the message. SQS allows ten attributes:
 a message has five of them, a dead letter eight.
+
+Its group is its namespace: a standard queue that knows its tenants is a fair one. Copies and dead
+letters have the group of the message.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from common.identity import namespace_key
 from common.model import QueueName, WakeUp
 from common.ports.queue import DeadLetter, Delivery
 from common.wire import DamagedDataError, wake_up_from_json, wake_up_to_json
@@ -39,6 +43,8 @@ _MOVED_FROM_ARN = "DeadLetterQueueSourceArn"
 
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """SQS refuses a message that holds one of these."""
+_GROUP = re.compile("[!-~]{1,128}")
+"""What SQS takes as a group: ASCII letters, digits and punctuation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +124,8 @@ def entry_of(envelope: Envelope, delay_seconds: int = 0) -> SendMessageBatchRequ
     }
     if delay_seconds:
         entry["DelaySeconds"] = delay_seconds
+    if group := _group_of(envelope):
+        entry["MessageGroupId"] = group
     return entry
 
 
@@ -201,6 +209,15 @@ def dead_letter_of(letter: Envelope) -> DeadLetter:
 def _reason_of_moved(letter: Envelope) -> str:
     whence = f" from {letter.moved_from}" if letter.moved_from else ""
     return f"moved by SQS{whence} after {letter.receive_count} receives"
+
+
+def _group_of(envelope: Envelope) -> str:
+    """Empty for what cannot be read: SQS takes each such message for a tenant of its own."""
+    try:
+        namespace = envelope.wake_up().namespace
+    except DamagedDataError:
+        return ""
+    return namespace if _GROUP.fullmatch(namespace) else namespace_key(namespace)
 
 
 def _source_of(message: Mapping[str, Any]) -> QueueName:

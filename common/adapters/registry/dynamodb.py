@@ -23,7 +23,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from common.adapters.registry.dynamodb_accept import accept_request
-from common.adapters.registry.dynamodb_calls import ConditionFailedError, TableCalls
 from common.adapters.registry.dynamodb_events import (
     PAGE_EVENTS,
     Line,
@@ -39,9 +38,10 @@ from common.adapters.registry.dynamodb_item import Stored, check_fits, new_id, v
 from common.adapters.registry.dynamodb_listing import Listing
 from common.adapters.registry.dynamodb_pieces import items_beside
 from common.adapters.registry.dynamodb_reader import RowReader
-from common.adapters.registry.dynamodb_table import PARTITION, SORT, faults_of
+from common.adapters.registry.dynamodb_table import faults_of
 from common.adapters.registry.dynamodb_writer import RowWriter
 from common.aws.errors import AwsSetupError
+from common.aws.table_calls import PARTITION, SORT, ConditionFailedError, Item, TableCalls
 from common.model import Desired, DocumentKey, EmbeddingProfile, Row, Status
 from common.ports.registry import Found, History, NamespaceCounts, Page
 from common.settings import Settings
@@ -165,11 +165,7 @@ class DynamoDbRegistry:
         return await self._listing.counts()
 
     async def bind_namespace(self, namespace: str, profile: EmbeddingProfile) -> EmbeddingProfile:
-        binding = {
-            PARTITION: _NAMESPACES,
-            SORT: {"S": _NAMESPACE_MARK + namespace},
-            "profile": {"S": profile_to_json(profile)},
-        }
+        binding = {**_name_of(namespace), "profile": {"S": profile_to_json(profile)}}
         try:
             await self._calls.put(
                 binding,
@@ -182,6 +178,10 @@ class DynamoDbRegistry:
             return profile_from_json(bound["profile"]["S"])
         return profile
 
+    async def binding(self, namespace: str) -> EmbeddingProfile | None:
+        item = await self._calls.get(_name_of(namespace))
+        return profile_from_json(item["profile"]["S"]) if item else None
+
     async def namespaces(self) -> dict[str, EmbeddingProfile]:
         pages = self._calls.query(
             "list namespaces",
@@ -191,6 +191,10 @@ class DynamoDbRegistry:
         )
         bound = [item async for page in pages for item in page]
         return {item[SORT]["S"][1:]: profile_from_json(item["profile"]["S"]) for item in bound}
+
+
+def _name_of(namespace: str) -> Item:
+    return {PARTITION: _NAMESPACES, SORT: {"S": _NAMESPACE_MARK + namespace}}
 
 
 def connect(url: str, settings: Settings, receiver: str) -> DynamoDbRegistry:

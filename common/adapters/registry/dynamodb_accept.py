@@ -28,7 +28,7 @@ from common.adapters.registry.dynamodb_item import (
     row_key,
     sweep_shard,
 )
-from common.adapters.registry.dynamodb_table import PARTITION
+from common.aws.table_calls import PARTITION
 from common.model import Desired, DocumentKey, Status
 
 MOST_CHANGES = 16
@@ -46,6 +46,7 @@ _NAMES = (
     "status",
     "updated_at",
     "chunk_count",
+    "size_bytes",
     "sweep_shard",
     "sweep_at",
     "garbage_at",
@@ -63,6 +64,7 @@ _SET = (
     "#status = :pending",
     "#updated_at = :now",
     "#chunk_count = if_not_exists(#chunk_count, :zero)",
+    "#size_bytes = :size_bytes",
     "#sweep_shard = :shard",
     "#sweep_at = if_not_exists(#garbage_at, :stale)",
 )
@@ -136,6 +138,7 @@ def _values(
         ":now": number(now),
         ":stale": number(stale_at),
         ":shard": {"N": str(sweep_shard(key))},
+        ":size_bytes": {"N": str(change.size_bytes)},
         ":most": {"N": str(MOST_CHANGES)},
     }
     if change.source_version is not None:

@@ -34,13 +34,11 @@ from common.adapters.registry.dynamodb_ranges import (
     unpack_garbage,
     unpack_ranges,
 )
-from common.adapters.registry.dynamodb_table import PARTITION, SORT, SWEEP_SHARDS
+from common.adapters.registry.dynamodb_table import SWEEP_SHARDS
+from common.aws.table_calls import PARTITION, SORT, Item
 from common.model import Desired, DocumentKey, Event, Row
 from common.transitions import Timers, next_version
 from common.wire import DamagedDataError, row_from_json, row_to_json
-
-Item = dict[str, Any]
-"""Attributes as DynamoDB takes them: {"revision": {"N": "7"}}."""
 
 FORMAT = "1"
 PARTS = ("body", "manifest", "garbage")
@@ -216,6 +214,7 @@ def item_of(
         "status": {"S": row.status.value},
         "updated_at": number(row.updated_at),
         "chunk_count": {"N": str(row.applied.chunk_count)},
+        "size_bytes": {"N": str(row.desired.size_bytes)},
     }
     if told:
         item["told"] = {"N": str(told)}

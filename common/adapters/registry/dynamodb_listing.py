@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from common.adapters.registry.document_order import cursor_of, document_id_of, end_of_prefix
-from common.adapters.registry.dynamodb_calls import TableCalls
-from common.adapters.registry.dynamodb_item import Item, key_of, number, row_partition
+from common.adapters.registry.dynamodb_item import key_of, number, row_partition
 from common.adapters.registry.dynamodb_reader import RowReader
 from common.adapters.registry.dynamodb_table import (
-    PARTITION,
-    SORT,
     STATUS_INDEX,
     SWEEP_INDEX,
     SWEEP_SHARDS,
 )
+from common.aws.table_calls import PARTITION, SORT, Item, TableCalls
 from common.model import DocumentKey, Row, Status
 from common.ports.registry import NamespaceCounts, Page
 from common.single_flight import SingleFlight
 
 COUNTS_KEPT_SECONDS, COUNTS_KEPT_TIMES = 10.0, 10.0
 _MAX_SORT_KEY_BYTES = 1024
+_DOCUMENTS = "documents"
+_SUMMED = ("chunk_count", "size_bytes")
+_NOTHING = {"N": "0"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,17 +119,18 @@ class Listing:
         self._counted_until = time.monotonic() + kept
         return self._counted
 
-    async def _count_of(self, status: Status) -> dict[str, tuple[int, int]]:
-        """Documents and chunks by namespace."""
-        sums: dict[str, tuple[int, int]] = {}
-        pages = self._calls.query(
-            "count documents", ProjectionExpression=f"{PARTITION}, chunk_count", **_by(status)
-        )
+    async def _count_of(self, status: Status) -> dict[str, Counter[str]]:
+        """DOCUMENTS, and the sums of _SUMMED, by namespace."""
+        sums: dict[str, Counter[str]] = {}
+        projection = ", ".join((PARTITION, *_SUMMED))
+        pages = self._calls.query("count documents", ProjectionExpression=projection, **_by(status))
         async for page in pages:
             for item in page:
-                name, chunks = item[PARTITION]["S"][1:], int(item["chunk_count"]["N"])
-                documents, all_chunks = sums.get(name, (0, 0))
-                sums[name] = (documents + 1, all_chunks + chunks)
+                counted = sums.setdefault(item[PARTITION]["S"][1:], Counter())
+                counted[_DOCUMENTS] += 1
+                for name in _SUMMED:
+                    # Of an earlier release there may be no size yet.
+                    counted[name] += int(item.get(name, _NOTHING)["N"])
         return sums
 
     async def _due_in(self, shard: int, before: float, limit: int) -> list[Item]:
@@ -213,12 +216,13 @@ def _by(status: Status) -> dict[str, Any]:
     }
 
 
-def _summed(found: dict[Status, dict[str, tuple[int, int]]]) -> list[NamespaceCounts]:
+def _summed(found: dict[Status, dict[str, Counter[str]]]) -> list[NamespaceCounts]:
     counted = []
     for name in sorted({name for sums in found.values() for name in sums}):
-        documents = {status: sums[name][0] for status, sums in found.items() if name in sums}
-        chunks = sum(sums[name][1] for sums in found.values() if name in sums)
-        counted.append(NamespaceCounts(name, documents, chunks))
+        sums = {status: of_all[name] for status, of_all in found.items() if name in of_all}
+        documents = {status: of_one[_DOCUMENTS] for status, of_one in sums.items()}
+        chunks, sizes = (sum(of_one[what] for of_one in sums.values()) for what in _SUMMED)
+        counted.append(NamespaceCounts(name, documents, chunks, sizes))
     return counted
 
 

@@ -12,9 +12,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from common.adapters.registry.dynamodb_calls import TableCalls
 from common.adapters.registry.dynamodb_item import (
-    Item,
     Part,
     Spilled,
     beside,
@@ -22,7 +20,7 @@ from common.adapters.registry.dynamodb_item import (
     new_id,
     parts_of_item,
 )
-from common.adapters.registry.dynamodb_table import PARTITION, SORT
+from common.aws.table_calls import PARTITION, SORT, Item, TableCalls
 from common.model import DocumentKey
 
 PIECE_BYTES = 350_000

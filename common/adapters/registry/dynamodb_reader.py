@@ -9,9 +9,9 @@ from typing import Any
 
 import structlog
 
-from common.adapters.registry.dynamodb_calls import TableCalls
-from common.adapters.registry.dynamodb_item import Item, Stored, fits, key_of, row_key, stored_of
+from common.adapters.registry.dynamodb_item import Stored, fits, key_of, row_key, stored_of
 from common.adapters.registry.dynamodb_pieces import PiecesGoneError, read_parts
+from common.aws.table_calls import Item, TableCalls
 from common.bounded_map import BoundedMap
 from common.model import DocumentKey, Row
 from common.wire import DamagedDataError

@@ -19,7 +19,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-PARTITION, SORT = "pk", "sk"
+from common.aws.table_calls import PARTITION, SORT
+
 STATUS_INDEX = "status-updated_at-index"
 SWEEP_INDEX = "sweep_shard-sweep_at-index"
 SWEEP_SHARDS = 4
@@ -38,7 +39,10 @@ _KEYS: dict[str | None, tuple[str, str]] = {
     STATUS_INDEX: ("status", "updated_at"),
     SWEEP_INDEX: ("sweep_shard", "sweep_at"),
 }
-_PROJECTED: dict[str, Sequence[str]] = {STATUS_INDEX: ("chunk_count",), SWEEP_INDEX: ()}
+_PROJECTED: dict[str, Sequence[str]] = {
+    STATUS_INDEX: ("chunk_count", "size_bytes"),
+    SWEEP_INDEX: (),
+}
 _USABLE = ("ACTIVE", "UPDATING")
 
 

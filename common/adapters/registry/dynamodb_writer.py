@@ -9,7 +9,6 @@ from typing import Any
 
 import structlog
 
-from common.adapters.registry.dynamodb_calls import ConditionFailedError, TableCalls
 from common.adapters.registry.dynamodb_events import (
     KEPT_PAGES,
     Line,
@@ -22,7 +21,6 @@ from common.adapters.registry.dynamodb_events import (
 )
 from common.adapters.registry.dynamodb_item import (
     KEPT_WRITES,
-    Item,
     Part,
     Spilled,
     Stored,
@@ -40,7 +38,7 @@ from common.adapters.registry.dynamodb_item import (
 )
 from common.adapters.registry.dynamodb_pieces import remove_all_beside, remove_parts, write_part
 from common.adapters.registry.dynamodb_reader import RowReader
-from common.adapters.registry.dynamodb_table import PARTITION
+from common.aws.table_calls import PARTITION, ConditionFailedError, Item, TableCalls
 from common.model import DocumentKey, Row
 from common.ports.errors import TransientError
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -48,12 +49,13 @@ _SCHEMA = (
         updated_at REAL NOT NULL,
         sweep_at REAL,
         chunk_count INTEGER NOT NULL,
+        size_bytes INTEGER NOT NULL DEFAULT 0,
         body TEXT NOT NULL,
         PRIMARY KEY (namespace, document_id)
     )""",
-    # With chunk_count in it, counts() reads nothing else.
-    """CREATE INDEX IF NOT EXISTS rows_by_status
-        ON rows (namespace, status, document_id, chunk_count)""",
+    # With what is summed up in it, counts() reads nothing else.
+    """CREATE INDEX IF NOT EXISTS rows_counted
+        ON rows (namespace, status, document_id, chunk_count, size_bytes)""",
     """CREATE INDEX IF NOT EXISTS rows_by_sweep ON rows (sweep_at) WHERE sweep_at IS NOT NULL""",
     """CREATE TABLE IF NOT EXISTS namespaces (
         namespace TEXT PRIMARY KEY,
@@ -73,11 +75,11 @@ _SCHEMA = (
     ) WITHOUT ROWID""",
 )
 _INSERT = """INSERT INTO rows
-    (revision, status, updated_at, sweep_at, chunk_count, body, namespace, document_id)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"""
+    (revision, status, updated_at, sweep_at, chunk_count, size_bytes, body, namespace, document_id)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"""
 _UPDATE = """UPDATE rows SET
-    revision = ?, status = ?, updated_at = ?, sweep_at = ?, chunk_count = ?, body = ?
-    WHERE namespace = ? AND document_id = ? AND revision = ?"""
+    revision = ?, status = ?, updated_at = ?, sweep_at = ?, chunk_count = ?, size_bytes = ?,
+    body = ? WHERE namespace = ? AND document_id = ? AND revision = ?"""
 _DELETE = "DELETE FROM rows WHERE namespace = ? AND document_id = ? AND revision = ?"
 _TELL = """INSERT OR REPLACE INTO events
     (namespace, document_id, revision, number, at, kind, version, detail)
@@ -94,17 +96,23 @@ _IDS = """SELECT document_id FROM rows WHERE namespace = ? AND document_id > ?
     ORDER BY document_id LIMIT ?"""
 _DUE = """SELECT body FROM rows WHERE sweep_at IS NOT NULL AND sweep_at <= ?
     ORDER BY sweep_at LIMIT ?"""
-_COUNTS = """SELECT namespace, status, count(*), sum(chunk_count) FROM rows
+_COUNTS = """SELECT namespace, status, count(*), sum(chunk_count), sum(size_bytes) FROM rows
     GROUP BY namespace, status ORDER BY namespace, status"""
 _BIND = "INSERT INTO namespaces (namespace, profile) VALUES (?, ?) ON CONFLICT DO NOTHING"
 _BOUND = "SELECT profile FROM namespaces WHERE namespace = ?"
+# Of earlier releases, which did not sum up sizes.
+_LATER_COLUMNS = (("rows", "size_bytes", "INTEGER NOT NULL DEFAULT 0"),)
+_EARLIER_INDEX = "SELECT 1 FROM sqlite_master WHERE type = 'index' AND name = 'rows_by_status'"
+_SIZE = "UPDATE rows SET size_bytes = size_in(body)"
 
 
 class SqliteRegistry:
     """Implements Registry in one file. Every commit is synced to the disk."""
 
     def __init__(self, path: Path) -> None:
-        self._database = SqliteDatabase(path, _SCHEMA, durable=True)
+        self._database = SqliteDatabase(
+            path, _SCHEMA, durable=True, later_columns=_LATER_COLUMNS, upgrade=_upgrade
+        )
         self._read_lately: BoundedMap[str, Row] = BoundedMap(_ROWS_KEPT, _ROW_BYTES_KEPT)
 
     async def close(self) -> None:
@@ -211,6 +219,10 @@ class SqliteRegistry:
         found = await self._database.read(bound) or await self._database.write(bind)
         return profile_from_json(found[0][0])
 
+    async def binding(self, namespace: str) -> EmbeddingProfile | None:
+        found = await self._database.read(lambda db: db.execute(_BOUND, (namespace,)).fetchall())
+        return profile_from_json(found[0][0]) if found else None
+
     async def namespaces(self) -> dict[str, EmbeddingProfile]:
         found = await self._database.read(
             lambda db: db.execute(
@@ -222,11 +234,32 @@ class SqliteRegistry:
     async def counts(self) -> list[NamespaceCounts]:
         found = await self._database.read(lambda db: db.execute(_COUNTS).fetchall())
         documents: dict[str, dict[Status, int]] = {}
-        chunks: dict[str, int] = {}
-        for namespace, status, count, chunk_count in found:
+        chunks: Counter[str] = Counter()
+        sizes: Counter[str] = Counter()
+        for namespace, status, count, chunk_count, size_bytes in found:
             documents.setdefault(namespace, {})[Status(status)] = count
-            chunks[namespace] = chunks.get(namespace, 0) + chunk_count
-        return [NamespaceCounts(name, documents[name], chunks[name]) for name in documents]
+            chunks[namespace] += chunk_count
+            sizes[namespace] += size_bytes
+        return [
+            NamespaceCounts(name, documents[name], chunks[name], sizes[name]) for name in documents
+        ]
+
+
+def _upgrade(db: sqlite3.Connection) -> None:
+    """A file that a program wrote which knew nothing of sizes: an earlier release."""
+    if db.execute(_EARLIER_INDEX).fetchone() is None:
+        return
+    db.create_function("size_in", 1, _size_in, deterministic=True)
+    db.execute(_SIZE)
+    db.execute("DROP INDEX rows_by_status")
+
+
+def _size_in(body: str) -> int:
+    """0 for what cannot be read."""
+    try:
+        return row_from_json(body).desired.size_bytes
+    except DamagedDataError:
+        return 0
 
 
 def _values_of(row: Row) -> tuple[Any, ...]:
@@ -236,6 +269,7 @@ def _values_of(row: Row) -> tuple[Any, ...]:
         row.updated_at,
         row.sweep_at,
         row.applied.chunk_count,
+        row.desired.size_bytes,
         row_to_json(row),
         row.key.namespace,
         row.key.document_id,

@@ -1,0 +1,3 @@
+export { BloomWeaver, type Options, type Waiting } from "./client.js";
+export * from "./errors.js";
+export type * from "./types.js";

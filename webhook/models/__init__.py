@@ -1,0 +1,1 @@
+"""The models of `common.api` with the limits of this service, and how bodies are read by them."""

@@ -1,0 +1,1 @@
+"""Sources: other systems' webhooks become changes, by verification and a mapping."""
