@@ -1,0 +1,1 @@
+"""What is deployed: Terraform, images, workflows, and the system that they make."""
