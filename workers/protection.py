@@ -28,8 +28,8 @@ class Protection:
     idle_seconds: float = IDLE_SECONDS
     in_hand: int = 0
     told: bool | None = None
-    """What the group was told last; None: nothing yet. What it was told by an earlier process of
-    this machine is not known."""
+    """What the group is known to have been told last; None: not known, as at the start (an earlier
+    process of this machine may have told it something) and while it is being told."""
 
     def took(self, in_hand: int, now: float) -> None:
         """The worker has so many messages in hand now."""
@@ -98,6 +98,7 @@ class Guard:
         due = self._state.due(self._now())
         if due is None:
             return True
+        self._state.told = None  # it may take effect though no answer comes, or nobody waits for it
         try:
             await self._protect(due)
         except TransientError as error:

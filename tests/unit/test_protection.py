@@ -88,3 +88,22 @@ async def test_a_worker_that_ends_frees_its_instance_at_once() -> None:
     running.cancel()
     await guard.release()
     assert group.told.get_nowait() is False
+
+
+async def test_a_worker_that_ends_while_the_group_is_told_frees_its_instance_too() -> None:
+    group = Group()
+    answered = asyncio.Event()
+
+    async def protect_and_answer_late(protected: bool) -> None:
+        await group.protect(protected)
+        if protected:
+            await answered.wait()
+
+    guard = Guard(protect_and_answer_late, idle_seconds=0)
+    running = asyncio.create_task(guard.run())
+    assert await group.told.get() is False
+    guard.took(1)
+    assert await group.told.get() is True
+    running.cancel()
+    await guard.release()
+    assert group.told.get_nowait() is False
