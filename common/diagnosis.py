@@ -39,8 +39,8 @@ from common.settings import Settings
 from common.storage.data_folder import DataFolder, DataFolderError, DataFolderInUseError
 from common.storage.free_space import free_bytes_beside
 from common.variants import own_variant, variants_of
+from common.where_kept import EMBEDDED, scheme_of
 
-EMBEDDED = frozenset({"sqlite", "folder", "qdrant-edge"})
 AWS = frozenset({"sqs", "dynamodb", "s3"})
 ADAPTERS = ("queue", "registry", "blobs", "vectors", "index", "landing", "keys", "audit")
 PROFILE_ONLY = "profile"
@@ -80,10 +80,6 @@ def checks_of(settings: Settings) -> list[Check]:
         checks.append(Check("clock", partial(_clock, (schemes & AWS))))
     checks.append(Check("webhook", partial(_webhook, settings)))
     return checks
-
-
-def scheme_of(settings: Settings, name: str) -> str:
-    return str(getattr(settings, f"{name}_url")).partition(":")[0]
 
 
 # --- what is on this machine ---------------------------------------------------------------------

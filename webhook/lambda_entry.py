@@ -14,7 +14,7 @@ import io
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ log = structlog.get_logger(__name__)
 
 WAIT_MARGIN_SECONDS = 0.5
 """A wait for a document ends so long before the request does: its answer has to be written."""
+READINESS = "/readyz"
 _AUTOMATIC = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
 """What the client would add of its own to a request that came without."""
 _SCHEDULES = frozenset({"aws.events", "aws.scheduler"})
@@ -58,6 +59,13 @@ class Shell:
             skip_auto_headers=_AUTOMATIC,
         )
         self._ends_at = 0.0
+        self._settled: Callable[[], Awaitable[None]] | None = None
+
+    def readiness_follows(self, settled: Callable[[], Awaitable[None]]) -> None:
+        """Whoever asks for readiness waits for `settled`, as long as the request may take. A
+        sandbox is frozen between requests: what loads would never be done for those who only
+        look whether it is."""
+        self._settled = settled
 
     async def close(self) -> None:
         await self._client.close()
@@ -87,6 +95,10 @@ class Shell:
             return _told(Problem(ANSWER_TOO_LARGE, detail), request)
 
     async def _ask(self, request: HttpRequest) -> dict[str, Any]:
+        if request.target.partition("?")[0] == READINESS and self._settled is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.most_wait_seconds()):
+                    await self._settled()
         url = URL(f"http://bloomweaver{request.target}", encoded=True)
         body = None if request.body is None else io.BytesIO(request.body)
         headers = {**request.headers, ADDRESS_HEADER: request.address}
@@ -125,6 +137,7 @@ async def open_shell(settings: Settings) -> AsyncIterator[Shell]:
         part = WebhookPart(ports, listen=listen, most_wait_seconds=shell.most_wait_seconds)
         stack.push_async_callback(part.stop)
         await part.start()
+        shell.readiness_follows(part.settled)
         yield shell
 
 

@@ -144,6 +144,11 @@ class WebhookPart:
             await asyncio.gather(self._source_watch, return_exceptions=True)
         await self._own.aclose()
 
+    async def settled(self) -> None:
+        """Until the model is loaded or cannot be, as far as there is one."""
+        if self._model is not None:
+            await asyncio.wait([self._model])
+
     def _unready(self) -> list[str]:
         model = self._model
         if model is None:

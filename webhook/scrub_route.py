@@ -37,7 +37,10 @@ from webhook.services import SERVICES, Services
 from webhook.validation import namespace_of
 
 PROGRESS_SECONDS = 1.0
-NO_INDEX = "the index lives in another process: send this to the one that `bloomweaver up` runs"
+NO_INDEX = (
+    "this process does not scrub: ask the one that `bloomweaver up` runs, or, where queue, "
+    "registry, blobs and index are servers, run `bloomweaver scrub` with their settings"
+)
 
 
 async def get_scrub(request: web.Request) -> web.Response:

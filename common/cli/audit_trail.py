@@ -39,7 +39,15 @@ async def open_trail(settings: Settings) -> AsyncIterator[AuditTrail]:
         raise TrailUnreachableError(without_secrets(str(error), settings)) from error
 
 
-async def tell_trail(settings: Settings, *, action: str, subject: str) -> None:
+async def tell_trail(
+    settings: Settings,
+    *,
+    action: str,
+    subject: str = "",
+    namespace: str = "",
+    result: str = "accepted",
+    count: int = 1,
+) -> None:
     """That it was done just now by who runs this command. Raises CommandError."""
     from common.clock import system_clock
     from common.ports.audit import AuditEvent
@@ -48,8 +56,10 @@ async def tell_trail(settings: Settings, *, action: str, subject: str) -> None:
         at=system_clock(),
         principal=f"operator:{_user()}",
         action=action,
+        namespace=namespace,
         subject=subject,
-        result="accepted",
+        result=result,
+        count=count,
         address=platform.node(),
     )
     async with open_trail(settings) as trail:

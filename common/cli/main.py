@@ -253,8 +253,11 @@ def scrub(
     Finds records that no document has, records that are missing or say something else, damaged
     packs and contents, and rows that contradict themselves. The service may work meanwhile: what
     is only on its way is no finding. --repair removes what is left over, corrects rows, and has
-    damaged documents written anew. When no service answers, the data folder is opened instead;
-    with --data-dir, at once (it must be nobody's just then).
+    damaged documents written anew.
+
+    Where queue, registry, blobs and index are servers (on AWS, say), they are compared from here,
+    with the settings that the workers have. Else the service is asked; when none answers, the data
+    folder is opened instead; with --data-dir, at once (it must be nobody's just then).
 
     Exit code 0 when nothing is wrong, or all of it is repaired; 1 when findings remain.
 

@@ -1,19 +1,25 @@
-"""`bloomweaver scrub`: asks the running service, or opens the data folder that nobody has open."""
+"""`bloomweaver scrub`: asks the running service, or opens the data folder that nobody has open, or
+compares what servers keep from where it runs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from common.cli.client import connect
 from common.cli.output import Output, counted, plain, service_url, shorten
 from common.cli.problems import JSON, CommandError, ExitCode, WrongUsageError
 from common.client.errors import UnreachableError
 from common.client.results import ScrubProgress
+
+if TYPE_CHECKING:
+    from common.scrubbing import ScrubReport
+    from common.settings import Settings
 
 GROUP = "bloomweaver.offline"
 ROWS_SHOWN = 200
@@ -23,8 +29,8 @@ OnProgress = Callable[[JSON], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScrubOptions:
-    """What the command line says. A `url` or a `data_dir` says which of the two is meant; without
-    either the service is asked first."""
+    """What the command line says. A `url` or a `data_dir` says which of the two is meant. Without
+    either, what servers keep is compared from here, and else the service is asked first."""
 
     namespace: str | None = None
     repair: bool = False
@@ -41,7 +47,7 @@ async def scrub_command(options: ScrubOptions, out: Output) -> int:
 
 
 async def _scrub(options: ScrubOptions, out: Output, progress: OnProgress) -> JSON:
-    if options.data_dir is not None and options.url is None:
+    if options.url is None and (options.data_dir is not None or _kept_by_servers()):
         return await _open(options, progress)
     try:
         return await _ask(service_url(options.url), options, progress)
@@ -74,6 +80,14 @@ async def _ask(url: str, options: ScrubOptions, progress: OnProgress) -> JSON:
     return report.as_json()
 
 
+def _kept_by_servers() -> bool:
+    """Then none of the services has more at hand than this process."""
+    from common.cli.configuration import load_settings
+    from common.where_kept import kept_by_servers
+
+    return kept_by_servers(load_settings({}))
+
+
 def _data_folder(options: ScrubOptions) -> Path | None:
     """The folder the settings name, if there is one."""
     from common.cli.configuration import load_settings
@@ -83,24 +97,47 @@ def _data_folder(options: ScrubOptions) -> Path | None:
 
 
 async def _open(options: ScrubOptions, progress: OnProgress) -> JSON:
-    """Scrub the data folder in this process. Raises CommandError."""
+    """Scrub in this process. Raises CommandError."""
     from common.cli.configuration import load_settings
     from common.ports.errors import PortError
     from common.scrubbing import NoSuchNamespaceError, report_to_json
 
     settings = load_settings({"data_dir": options.data_dir})
-    if _data_folder(options) is None:
+    if not _kept_by_servers() and _data_folder(options) is None:
         raise WrongUsageError(f"{settings.data_dir} is not a data folder")
     try:
-        report = await _offline_scrub()(
-            settings,
-            namespace=options.namespace,
-            repair=options.repair,
-            progress=lambda so_far: progress(asdict(so_far)),
-        )
+        async with _told_of(settings, options) as told:
+            report = await _offline_scrub()(
+                settings,
+                namespace=options.namespace,
+                repair=options.repair,
+                progress=lambda so_far: progress(asdict(so_far)),
+            )
+            told.append(report)
     except (PortError, NoSuchNamespaceError) as error:
         raise CommandError(str(error)) from error
     return report_to_json(report)
+
+
+@asynccontextmanager
+async def _told_of(settings: Settings, options: ScrubOptions) -> AsyncIterator[list[ScrubReport]]:
+    """The audit trail is told of a repair before it begins, and of its end. What is put into the
+    list is its report. Raises CommandError; nothing is repaired then."""
+    from common.cli.audit_trail import tell_trail
+
+    done: list[ScrubReport] = []
+    if not options.repair:
+        yield done
+        return
+    tell = partial(tell_trail, settings, action="scrub.repair", namespace=options.namespace or "")
+    await tell(result="begun")
+    try:
+        yield done
+    finally:
+        if done:
+            await tell(count=done[0].repaired_total)
+        else:
+            await tell(result="uncertain")
 
 
 def _offline_scrub() -> Callable[..., Any]:

@@ -50,6 +50,15 @@ class Container:
         os.kill(self.pid, signal.SIGTERM)
         return self.process.wait(PATIENCE_SECONDS)
 
+    def kill(self) -> None:
+        """Number 1 inside, which has the others go with it. The death of what started it tells it
+        nothing: the kernel forgets that wish when a process takes another user."""
+        try:
+            os.kill(self.pid, signal.SIGKILL)
+        except (OSError, ValueError):  # it ended, or was never there
+            self.process.kill()
+        self.process.wait(PATIENCE_SECONDS)
+
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Beside it, as `docker exec` and health checks do."""
         user, group = self.image.config["User"].split(":")
@@ -78,16 +87,16 @@ def started(
     program = [*first, *(command or image.config["Cmd"] or [])]
     with log.open("wb") as output:
         process = subprocess.Popen(
-            ["unshare", "--mount", "--pid", "--fork", "--kill-child=KILL",
+            ["unshare", "--mount", "--pid", "--fork",
              "/bin/sh", "-ec", _mounting(image), "sh", *program],
             env={**image.environment, **environment},
             cwd="/", stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
         )  # fmt: skip
+    container = Container(image, process, log)
     try:
-        yield Container(image, process, log)
+        yield container
     finally:
-        process.kill()
-        process.wait(PATIENCE_SECONDS)
+        container.kill()
 
 
 def _mounting(image: Image) -> str:

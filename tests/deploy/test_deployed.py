@@ -65,13 +65,19 @@ class Deployed:
         return {**kept, **self.cloud.environment, **self.cloud.outputs[settings], **own, **given}
 
     def run(self, *arguments: str) -> str:
+        """As an operator does on a machine of their own."""
+        given = {
+            "BLOOMWEAVER_SECRET_IDS": self.cloud.outputs["secret_arns"]["pinecone"],
+            "BLOOMWEAVER_URL": self.api_url,
+            "BLOOMWEAVER_API_KEY": self.key,
+        }
         done = subprocess.run(
             _command(*arguments),
-            env=self.product("settings"),
+            env=self.product("settings", **{name: value for name, value in given.items() if value}),
             text=True,
             capture_output=True,
             check=False,
-            timeout=120,
+            timeout=LONG_SECONDS,
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout.strip()
@@ -207,6 +213,15 @@ def test_the_first_apply_makes_what_images_and_secrets_go_into(deployed: Deploye
     assert set(first["secret_arns"]) == {"pinecone", "webhook", "operator"}
 
 
+def test_the_doctor_finds_everything_well(deployed: Deployed) -> None:
+    """The webhook, too, though nobody called it before: it answers once its model is loaded."""
+    found = deployed.run("doctor").splitlines()
+    assert [line for line in found if not line.startswith("✓")] == []
+    told = "\n".join(found)
+    for name in ("secrets", "queue", "registry", "blobs", "index", "landing", "webhook"):
+        assert f"✓ {name}: " in told
+
+
 def test_a_caller_without_a_key_is_refused(deployed: Deployed) -> None:
     change = {"change_type": "insert", "document_id": "no.md", "content": "No."}
     status, _ = deployed.request("POST", "/v1/changes", change, key="")
@@ -234,6 +249,15 @@ def test_a_file_in_the_landing_zone_is_indexed(deployed: Deployed) -> None:
     deployed.wait_for("the boiler is found", "when is the boiler bled?", "boiler.md", "spring")
     kept = [one["Key"] for one in s3.list_objects_v2(Bucket=bucket).get("Contents", ())]
     assert kept == [f"processed/{NAMESPACE}/boiler.md"]
+
+
+def test_the_canary_passes_through_everything(deployed: Deployed) -> None:
+    told = deployed.run("canary", "--namespace", "canary", "--timeout-seconds", "200")
+    assert "the canary is well" in told
+
+
+def test_a_scrub_from_an_operators_machine_mends(deployed: Deployed) -> None:
+    assert "nothing is wrong" in deployed.run("scrub", "--repair")
 
 
 def test_sweep_and_scrub_find_nothing(deployed: Deployed) -> None:

@@ -287,6 +287,23 @@ async def test_what_does_not_end_in_time_is_a_problem_and_is_given_up(fn: Functi
     )  # fmt: skip
 
 
+async def test_who_asks_for_readiness_waits_for_the_model(fn: Function) -> None:
+    """A sandbox is frozen between requests: a model would hardly get on with loading in them."""
+    loaded = asyncio.Event()
+    services = fn.api.runner.app[SERVICES]
+    object.__setattr__(services, "unready", lambda: [] if loaded.is_set() else ["the model"])
+
+    async def settled() -> None:
+        await loaded.wait()
+
+    fn.shell.readiness_follows(settled)
+    answer = await fn.ask(http_event("GET", "/readyz?"), seconds=0.7)
+    assert (answer.status, answer.json["detail"]) == (503, "the model"), "it ends in time"
+    assert (await fn.ask(http_event("GET", "/healthz"))).status == 200, "nobody else waits"
+    asyncio.get_running_loop().call_later(0.05, loaded.set)
+    assert (await fn.ask(http_event("GET", "/readyz"))).status == 200
+
+
 async def test_an_answer_of_more_than_6_mb_is_a_problem(fn: Function) -> None:
     large = b"x" * 7_000_000
     put = http_event("PUT", f"{DOCUMENTS}/large.txt", body=large)

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from array import array
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,18 @@ from typer.testing import CliRunner
 from common import identity, telemetry
 from common.adapters.index.qdrant_edge import QdrantEdgeIndex
 from common.cli.main import app
-from common.model import QueueName, Record
+from common.composition import open_ports
+from common.model import DocumentKey, QueueName, Record
 from common.ports.errors import PermanentError
 from common.scrubbing import FindingKind, OnProgress, ScrubBusyError, ScrubReport
+from common.settings import Settings
 from common.storage.data_folder import DataFolder
+from tests.acceptance.aws_installation import AwsInstallation, pinecone_server
 from tests.fakes.embedder import word_vector
 from tests.integration.test_http_api import Api, is_problem, serving
 from tests.pipeline import NAMESPACE, Pipeline, pipeline
+from tests.servers.aws import moto
+from tests.servers.provision import provision
 from webhook import scrub_route
 from webhook.feed import STOPPING_SIGNAL
 from workers.scrub import Scrubber
@@ -424,3 +430,39 @@ async def test_a_service_that_was_named_is_not_replaced_by_a_folder(tmp_path: Pa
     ended = await command(url=NOTHING_ANSWERS, BLOOMWEAVER_DATA_DIR=str(tmp_path / "none"))
     assert ended.code == 3
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.slow
+async def test_what_servers_keep_is_compared_from_where_the_command_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = pinecone_server(lag_seconds=0)
+    fleet = AwsInstallation(tmp_path, moto().url, index.url, {"audit_url": "sqlite:"})
+    await provision(fleet.aws_url, fleet.product_settings)
+    for name, value in fleet.environment.items():
+        monkeypatch.setenv(name, value)
+    nobodys = identity.record_id(identity.document_key(DocumentKey(NAMESPACE, "gone.md")), 1, 0)
+    stray = Record(
+        id=nobodys, vector=array("f", [1.0, *[0.0] * 383]), document_id="gone.md", generation=1,
+        number=0, doc_hash="", heading_path=(), text="", metadata={},
+    )  # fmt: skip
+    async with open_ports(Settings(), receiver="test", own_index=True) as ports:
+        assert ports.index is not None
+        await ports.index.upsert(NAMESPACE, [stray])
+    try:
+        ended = fleet.run("scrub", "--json")  # no service runs at its address
+        assert ended.returncode == 1, ended.stderr
+        assert json.loads(ended.stdout)["counts"] == {"orphan": 1}
+        ended = fleet.run("scrub", "--url", fleet.url)
+        assert ended.returncode == 3, "a service that is named is asked"
+        ended = fleet.run("scrub", "--repair")
+        assert (ended.returncode, "1 repaired" in ended.stdout) == (0, True), ended.stdout
+        ended = fleet.run("scrub")
+        assert (ended.returncode, "nothing is wrong" in ended.stdout) == (0, True), ended.stdout
+    finally:
+        index.stop()
+    ended = fleet.run("audit", "list", "--json")
+    told = json.loads(ended.stdout)["entries"]
+    assert [(entry["action"], entry["result"], entry["count"]) for entry in told] == [
+        ("scrub.repair", "accepted", 1), ("scrub.repair", "begun", 1),
+    ]  # fmt: skip
