@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import shutil
@@ -306,3 +307,43 @@ async def test_a_named_models_profile_needs_no_download(tmp_path: Path) -> None:
         512,
     )
     assert os.listdir(tmp_path) == []  # noqa: PTH208 - empty is the point
+
+
+async def test_a_calibration_that_cannot_be_kept_serves_this_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(calibration, "choose_budget", lambda rounds, default: 4 * default)
+    monkeypatch.setattr(calibration, "write_budget", refuse)
+    embedder = FastembedEmbedder(NAME, cache_folder=tmp_path, lanes=2)
+    await embedder.calibrate()
+    assert embedder._model
+    assert embedder._model.lanes.max_padded_tokens == 4 * calibration.DEFAULT_BUDGETS["cpu"]
+    await embedder.close()
+
+
+EMBED_ONCE = """
+import asyncio, sys
+from pathlib import Path
+from common.adapters.embedder.fastembed import FastembedEmbedder
+async def main():
+    embedder = FastembedEmbedder(sys.argv[1], cache_folder=Path(sys.argv[2]))
+    await embedder.embed_query("cat")
+    await embedder.close()
+asyncio.run(main())
+"""
+
+
+def test_nobody_is_told_that_a_model_runs(tmp_path: Path) -> None:
+    """onnxruntime keeps an id of the machine in the home folder, to send it with what it tells."""
+    home = tmp_path / "home"
+    home.mkdir()
+    # Where it takes itself to be in continuous integration it tells nothing either.
+    shown = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
+    subprocess.run(
+        [sys.executable, "-c", EMBED_ONCE, NAME, str(tmp_path / "models")],
+        env={**shown, "HOME": str(home)}, check=True, timeout=120,
+    )  # fmt: skip
+    assert [path for path in home.rglob("*") if path.is_file()] == []

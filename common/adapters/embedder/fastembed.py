@@ -173,7 +173,10 @@ class FastembedEmbedder:
         budget = await calibration.calibrate(partial(self._measure, loaded), machine.device)
         loaded.lanes.max_padded_tokens = budget
         log.info("embedder.calibrated", max_padded_tokens=budget, device=machine.device)
-        await asyncio.to_thread(calibration.write_budget, folder, machine, budget)
+        try:
+            await asyncio.to_thread(calibration.write_budget, folder, machine, budget)
+        except OSError as error:  # a model folder that is read-only, as in an image
+            log.info("embedder.calibration_not_kept", error=str(error))
 
     async def close(self) -> None:
         """Wait for the inferences under way and let the weights go."""
