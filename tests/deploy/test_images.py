@@ -162,6 +162,24 @@ def test_the_worker_ends_on_sigterm(serving: tuple[Container, int]) -> None:
     assert container.stop() == 0, container.said()
 
 
+def test_nothing_outlives_what_is_started(images: dict[str, Image], tmp_path: Path) -> None:
+    """Of these tests: what it starts has another user, and hears of no parent's death."""
+    command = ("worker", "serve", "--no-queue")
+    given = {"BLOOMWEAVER_SERVE_PORT": str(free_port())}
+    with started(images["worker-cpu"], tmp_path / "log", *command, environment=given) as container:
+        wait_until("it is started as its user", lambda: _user_of(container) == "10001")
+        number = container.pid
+    assert not Path(f"/proc/{number}").exists()
+
+
+def _user_of(container: Container) -> str:
+    try:
+        status = Path(f"/proc/{container.pid}/status").read_text()
+    except (OSError, ValueError):
+        return ""
+    return status.partition("\nUid:\t")[2].partition("\t")[0]
+
+
 def test_the_health_check_follows_the_server(serving: tuple[Container, int]) -> None:
     container, _ = serving
     kind, *command = container.image.config["Healthcheck"]["Test"]
