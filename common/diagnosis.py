@@ -49,6 +49,8 @@ WRONG_SKEW_SECONDS = 240.0
 """AWS refuses signatures of five minutes before or after its own time."""
 SENTENCE = "Retrieval finds the passages that answer a question."
 MODEL_PATIENCE = 6
+WEBHOOK_PATIENCE = 3
+WEBHOOK_LATE = "as a function it loads its model first: ask again, or give it a --timeout"
 MODEL_LATE = "a model that is downloaded for the first time takes longer: give it a --timeout"
 PREFIX = "BLOOMWEAVER_"
 NO_SETTINGS = frozenset({"BLOOMWEAVER_RECEIVER"})
@@ -78,7 +80,7 @@ def checks_of(settings: Settings) -> list[Check]:
     checks.append(Check("disk", partial(_disk, settings)))
     if schemes & AWS:
         checks.append(Check("clock", partial(_clock, (schemes & AWS))))
-    checks.append(Check("webhook", partial(_webhook, settings)))
+    checks.append(Check("webhook", partial(_webhook, settings), WEBHOOK_PATIENCE, WEBHOOK_LATE))
     return checks
 
 

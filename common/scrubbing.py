@@ -5,10 +5,12 @@ Standard library and the model only, so that whoever runs, serves or prints a sc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
+
+from common.ports.errors import PermanentError
 
 FINDINGS_KEPT = 10_000
 """A report lists at most so many findings; all are counted."""
@@ -88,6 +90,18 @@ class ScrubProgress:
 
 
 OnProgress = Callable[[ScrubProgress], None]
+
+
+class UnknownNamespacesError(PermanentError):
+    """The index holds namespaces that the registry knows nothing of: it may be another's."""
+
+    def __init__(self, namespaces: Sequence[str]) -> None:
+        shown = ", ".join(namespaces[:5]) + (", …" if len(namespaces) > 5 else "")
+        super().__init__(
+            f"nothing is repaired: the registry knows nothing of namespaces that the index holds "
+            f"({shown}), so that all their records would be removed. Is it this index's registry? "
+            "If it is, name one with --namespace to have its records removed"
+        )
 
 
 class NoSuchNamespaceError(Exception):

@@ -48,7 +48,7 @@ async def scrub_command(options: ScrubOptions, out: Output) -> int:
 
 async def _scrub(options: ScrubOptions, out: Output, progress: OnProgress) -> JSON:
     if options.url is None and (options.data_dir is not None or _kept_by_servers()):
-        return await _open(options, progress)
+        return await _open(options, out, progress)
     try:
         return await _ask(service_url(options.url), options, progress)
     except UnreachableError as error:
@@ -56,7 +56,7 @@ async def _scrub(options: ScrubOptions, out: Output, progress: OnProgress) -> JS
         if folder is None:
             raise
         out.note(f"no service answers ({error.reason}): opening {folder}")
-        return await _open(options, progress)
+        return await _open(options, out, progress)
 
 
 async def _ask(url: str, options: ScrubOptions, progress: OnProgress) -> JSON:
@@ -96,17 +96,23 @@ def _data_folder(options: ScrubOptions) -> Path | None:
     return folder if (folder / "FORMAT").exists() else None
 
 
-async def _open(options: ScrubOptions, progress: OnProgress) -> JSON:
+async def _open(options: ScrubOptions, out: Output, progress: OnProgress) -> JSON:
     """Scrub in this process. Raises CommandError."""
     from common.cli.configuration import load_settings
     from common.ports.errors import PortError
     from common.scrubbing import NoSuchNamespaceError, report_to_json
 
     settings = load_settings({"data_dir": options.data_dir})
-    if not _kept_by_servers() and _data_folder(options) is None:
+    if _kept_by_servers():
+        if options.data_dir is not None:
+            raise WrongUsageError(
+                "--data-dir names a folder, and the settings name servers for queue, registry, "
+                "blobs and index: leave one of them out"
+            )
+    elif _data_folder(options) is None:
         raise WrongUsageError(f"{settings.data_dir} is not a data folder")
     try:
-        async with _told_of(settings, options) as told:
+        async with _told_of(settings, options, out) as told:
             report = await _offline_scrub()(
                 settings,
                 namespace=options.namespace,
@@ -120,24 +126,36 @@ async def _open(options: ScrubOptions, progress: OnProgress) -> JSON:
 
 
 @asynccontextmanager
-async def _told_of(settings: Settings, options: ScrubOptions) -> AsyncIterator[list[ScrubReport]]:
+async def _told_of(
+    settings: Settings, options: ScrubOptions, out: Output
+) -> AsyncIterator[list[ScrubReport]]:
     """The audit trail is told of a repair before it begins, and of its end. What is put into the
-    list is its report. Raises CommandError; nothing is repaired then."""
+    list is its report. Raises CommandError before anything is repaired."""
     from common.cli.audit_trail import tell_trail
+    from common.scrubbing import NoSuchNamespaceError, UnknownNamespacesError
+    from common.storage.data_folder import DataFolderError
 
     done: list[ScrubReport] = []
     if not options.repair:
         yield done
         return
+    if settings.audit_url == "none:" and "audit_url" not in settings.model_fields_set:
+        out.note("no audit trail is told of this repair: BLOOMWEAVER_AUDIT_URL is not set")
     tell = partial(tell_trail, settings, action="scrub.repair", namespace=options.namespace or "")
     await tell(result="begun")
     try:
         yield done
-    finally:
-        if done:
-            await tell(count=done[0].repaired_total)
-        else:
-            await tell(result="uncertain")
+    except BaseException as error:
+        refused = isinstance(error, (DataFolderError, NoSuchNamespaceError, UnknownNamespacesError))
+        try:
+            await tell(result="refused" if refused else "uncertain")
+        except CommandError as untold:
+            out.note(f"the audit trail was not told how it ended: {untold}")
+        raise
+    try:
+        await tell(count=done[0].repaired_total)
+    except CommandError as untold:
+        out.note(f"the audit trail was not told how it ended: {untold}")
 
 
 def _offline_scrub() -> Callable[..., Any]:

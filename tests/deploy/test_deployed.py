@@ -256,7 +256,7 @@ def test_the_canary_passes_through_everything(deployed: Deployed) -> None:
     assert "the canary is well" in told
 
 
-def test_a_scrub_from_an_operators_machine_mends(deployed: Deployed) -> None:
+def test_an_operator_may_scrub_and_repair(deployed: Deployed) -> None:
     assert "nothing is wrong" in deployed.run("scrub", "--repair")
 
 
