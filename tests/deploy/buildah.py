@@ -103,7 +103,10 @@ class Builder:
         context.mkdir()
         command = ["mmdebstrap", "--quiet", "--variant=minbase", "--mode=root"]
         command += [f"--include={BASE_PACKAGES}", "bookworm", str(context / "rootfs.tar")]
-        _checked(command, self._environment)
+        try:
+            _checked(command, self._environment)
+        except (AssertionError, OSError, subprocess.SubprocessError) as error:
+            raise CannotBuildError(f"no base image can be made here: {error}") from error
         path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
         (context / "Dockerfile").write_text(f"FROM scratch\nADD rootfs.tar /\nENV PATH={path}\n")
         self._build(BASE_IMAGE, context / "Dockerfile", context)
@@ -162,7 +165,7 @@ def require_programs() -> None:
             noninteractive = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
             _checked(["apt-get", *options, *missing], noninteractive)
         _checked(["unshare", "--mount", "--pid", "--fork", "true"], dict(os.environ))
-    except (AssertionError, OSError) as error:
+    except (AssertionError, OSError, subprocess.SubprocessError) as error:
         raise CannotBuildError(str(error)) from error
 
 
