@@ -1,6 +1,7 @@
 """What a scrub finds: the index compared with the registry and with the packs, by document.
 
-Standard library and the model only, so that whoever runs, serves or prints a scrub can speak it.
+Standard library, the model and errors only, so that whoever runs, serves or prints a scrub can
+speak it.
 """
 
 from __future__ import annotations
